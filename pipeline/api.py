@@ -75,6 +75,10 @@ class StreamRequest:
     seed: int = 0
     """Seed of the noise and of the motion planner: same seed and same audio, same frames."""
     params: StreamParams = field(default_factory=StreamParams)
+    """Parameters at the start."""
+    live: bool = True
+    """Whether the sound arrives in real time. A live stream that falls behind loses steps, then windows, so that its
+    delay never grows; a stream that is not live (a file) gets every window in full."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,6 +136,15 @@ class Stream(Protocol):
             pcm: 16 kHz mono samples, (num_samples,).
             pts: Index of the first sample in the stream. A gap is filled with silence; samples before what was
                 already pushed are dropped and counted.
+
+        Raises:
+            WorkerError: The worker died; the stream is over.
+        """
+
+    async def end_audio(self) -> None:
+        """Say that no more sound will come: the last window is filled up with silence.
+
+        Iteration ends after the frames of that window. Pushing after this is an error of the caller (ValueError).
 
         Raises:
             WorkerError: The worker died; the stream is over.

@@ -1,0 +1,158 @@
+"""What the worker asks of a model, and which models there are.
+
+A model is loaded once per worker process and makes any number of streams. All calls come from the worker's main
+thread, one after another, so neither has to be thread-safe; `ModelStream.generate` of two streams never overlap.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.api import StreamParams
+from pipeline.config import EngineConfig
+
+__all__ = ["AvatarModel", "ModelStream", "StageMarks", "load_model"]
+
+_MODELS = {
+    "embedded": "pipeline.worker.embedded:EmbeddedModel",
+    "pattern": "pipeline.worker.pattern:PatternModel",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class StageMarks:
+    """Where the model notes when each stage of one window was done (seconds, `time.monotonic`)."""
+
+    window: int
+    """Index of the window in its stream. It jumps where windows were skipped or an interrupt came between."""
+    features_s: float | None = None
+    """Audio features were ready."""
+    steps_s: list[float] = field(default_factory=list)
+    """End of each denoising step that ran."""
+    decoded_s: float | None = None
+    """All 12 frames were decoded."""
+    now_s: Callable[[], float] = time.monotonic
+    """The clock."""
+
+    def features_done(self) -> None:
+        """Note that the audio features are ready."""
+        self.features_s = self.now_s()
+
+    def step_done(self) -> None:
+        """Note the end of a denoising step."""
+        self.steps_s.append(self.now_s())
+
+    def decode_done(self) -> None:
+        """Note that all frames are decoded."""
+        self.decoded_s = self.now_s()
+
+
+class ModelStream(Protocol):
+    """The state of one stream."""
+
+    def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
+        """Make the 12 frames of the next window.
+
+        Args:
+            pcm: The window and its right context, (7680 + right_context_samples,). Valid during the call only.
+            marks: Where to note the stages.
+            max_steps: At most so many denoising steps, 1 to the model's `num_steps`.
+
+        Yields:
+            I420 pictures (BT.601, limited range), (k, height_px * 3 // 2, width_px), in order; the k of a window sum
+            to 12. The first batch should come before the last frames are decoded.
+        """
+
+    def interrupt(self) -> None:
+        """A new epoch begins: what follows is not a continuation of the sound so far."""
+
+    def update(self, params: StreamParams) -> None:
+        """Use these parameters from the next window on."""
+
+    def set_portrait(self, portrait: NDArray[np.uint8]) -> None:
+        """Use this portrait from the next window on.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+        """
+
+    def close(self) -> None:
+        """Free what the stream holds."""
+
+
+class AvatarModel(Protocol):
+    """A loaded model."""
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+
+    @property
+    def height_px(self) -> int:
+        """Height of every frame."""
+
+    @property
+    def width_px(self) -> int:
+        """Width of every frame."""
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps per block."""
+
+    @property
+    def right_context_samples(self) -> int:
+        """Audio after the end of a window that `generate` needs."""
+
+    @property
+    def accepts_prompt(self) -> bool:
+        """Whether a text prompt means anything."""
+
+    @property
+    def accepts_portrait(self) -> bool:
+        """Whether the portrait is shown."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people about choices made at load or warm-up."""
+
+    def warm_up(self) -> float:
+        """Run until warm and settle what is chosen by measurement; the other properties are final after this.
+
+        Returns:
+            90th percentile of the compute time of a window, in seconds.
+        """
+
+    def open_stream(
+        self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
+    ) -> ModelStream:
+        """Make the state of a new stream.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3); None only if the model shows none.
+            prompt: Text prompt; None unless the model accepts one.
+            seed: Seed of everything random in the stream.
+            params: Parameters at the start.
+        """
+
+
+def load_model(config: EngineConfig) -> AvatarModel:
+    """Import and build the model that the configuration names.
+
+    Args:
+        config: The engine's configuration.
+
+    Returns:
+        The model, loaded and not yet warm.
+    """
+    module_name, class_name = _MODELS[config.name].split(":")
+    model_class = cast(
+        "Callable[[EngineConfig], AvatarModel]", getattr(importlib.import_module(module_name), class_name)
+    )
+    return model_class(config)
