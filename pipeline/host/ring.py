@@ -1,0 +1,133 @@
+"""The frame ring: shared memory in which the worker leaves frames for the server.
+
+The memory is an anonymous file: it has no name, so it cannot leak, and ends with the last process that holds it. The
+server makes the (empty) file, the worker inherits it; when the frame size is known the server gives it its size.
+
+The ring is cut into one part per stream place. In its part a stream writes round and round; it may hold at most
+`frame_slots` unreleased slots, counted by `SlotCredit` in the worker. Only the worker writes, only the server reads,
+and a slot belongs to exactly one of them at any time, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import WorkerError
+
+__all__ = ["FrameRing", "SlotCredit", "make_ring_file"]
+
+
+def make_ring_file(name: str) -> int:
+    """Make the anonymous file.
+
+    Args:
+        name: What a process listing shows where the system has such names.
+
+    Returns:
+        Its file descriptor, not inheritable; the caller closes it.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class FrameRing:
+    """One process's view of the ring.
+
+    Args:
+        ring_fd: The file; it stays the caller's.
+        num_slots: Slots of all streams together.
+        frame_shape: Shape of a frame: (height_px * 3 // 2, width_px).
+        is_owner: Whether this process gives the file its size.
+
+    Raises:
+        WorkerError: There is not enough memory for the ring.
+    """
+
+    def __init__(self, ring_fd: int, *, num_slots: int, frame_shape: tuple[int, int], is_owner: bool) -> None:
+        ring_bytes = num_slots * frame_shape[0] * frame_shape[1]
+        try:
+            if is_owner:
+                os.ftruncate(ring_fd, ring_bytes)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(ring_fd, 0, ring_bytes)
+            self._map = mmap.mmap(ring_fd, ring_bytes)
+        except OSError as exc:
+            raise WorkerError(f"frame ring of {ring_bytes} bytes: {exc}") from exc
+        self._frames: NDArray[np.uint8] | None = np.frombuffer(self._map, np.uint8).reshape(num_slots, *frame_shape)
+
+    def write(self, slot: int, frame: NDArray[np.uint8]) -> None:
+        """Put a frame into a slot (worker).
+
+        Args:
+            slot: Index of the slot; it has to be free.
+            frame: I420, of the ring's frame shape.
+        """
+        assert self._frames is not None, "the ring is closed"
+        self._frames[slot] = frame
+
+    def read(self, slots: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Copy frames out (server).
+
+        Args:
+            slots: Indices of the slots, in order.
+
+        Returns:
+            The frames, (len(slots), height_px * 3 // 2, width_px), the caller's own.
+        """
+        assert self._frames is not None, "the ring is closed"
+        return self._frames[list(slots)]
+
+    def close(self) -> None:
+        """Unmap the memory; a second call does nothing."""
+        self._frames = None
+        self._map.close()
+
+
+class SlotCredit:
+    """Which slots of its part a stream may write next. Pure.
+
+    Args:
+        first_slot: First slot of the stream's part.
+        num_slots: Slots of the part.
+    """
+
+    def __init__(self, *, first_slot: int, num_slots: int) -> None:
+        self._first_slot = first_slot
+        self._num_slots = num_slots
+        self._num_taken = 0
+        self._num_released = 0
+
+    @property
+    def num_free(self) -> int:
+        """Slots that can be taken now."""
+        return self._num_slots - (self._num_taken - self._num_released)
+
+    def take(self, num_slots: int) -> tuple[int, ...]:
+        """Take slots to write to.
+
+        Args:
+            num_slots: How many; at most `num_free`.
+
+        Returns:
+            Their indices.
+        """
+        assert num_slots <= self.num_free, (num_slots, self.num_free)
+        taken = range(self._num_taken, self._num_taken + num_slots)
+        self._num_taken += num_slots
+        return tuple(self._first_slot + index % self._num_slots for index in taken)
+
+    def release(self, num_slots: int) -> None:
+        """Take back the oldest slots.
+
+        Args:
+            num_slots: How many.
+        """
+        self._num_released += num_slots
+        assert self._num_released <= self._num_taken, (self._num_released, self._num_taken)
