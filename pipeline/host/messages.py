@@ -22,7 +22,6 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from pipeline.api import EngineInfo, StreamParams, WindowLedger
@@ -319,6 +318,10 @@ _MESSAGE_CLASSES: dict[Any, type[Message]] = {
         WindowsSkipped,
     )
 }
+_FIELD_TYPES: dict[Any, dict[str, Any]] = {
+    data_class: typing.get_type_hints(data_class)
+    for data_class in (*_MESSAGE_CLASSES.values(), EngineInfo, StreamParams, WindowLedger)
+}
 
 
 def encode_message(message: Message) -> bytes:
@@ -361,15 +364,10 @@ def _read_message(header: dict[str, Any], payload: bytes) -> Message:
     message_class = _MESSAGE_CLASSES.get(name)
     if message_class is None:
         raise WorkerError(f"message type is {name!r}, but no such message exists")
-    if "payload" in _field_types(message_class):
+    if "payload" in _FIELD_TYPES[message_class]:
         header["payload"] = payload
     message = _read_value(message_class, header, where=str(name))
     return typing.cast("Message", message)
-
-
-@cache
-def _field_types(data_class: Any) -> dict[str, Any]:
-    return typing.get_type_hints(data_class)
 
 
 def _read_value(annotation: Any, value: Any, *, where: str) -> Any:
@@ -394,7 +392,7 @@ def _read_value(annotation: Any, value: Any, *, where: str) -> Any:
 def _read_dataclass(data_class: type[Any], value: Any, *, where: str) -> Any:
     if not isinstance(value, dict):
         raise WorkerError(f"{where} is a {type(value).__name__}, but it has to be an object")
-    field_types = _field_types(data_class)
+    field_types = _FIELD_TYPES[data_class]
     unknown = sorted(value.keys() - field_types.keys())
     if unknown:
         raise WorkerError(f"{where} has the unknown fields {unknown}")
