@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.dit_config import DiTConfig
-from pipeline.models.precision import full_precision, layer_norm
+from pipeline.models.precision import Float32Conv1d, Float32Linear, layer_norm
 
 __all__ = ["AudioEncoder", "AudioTokens"]
 
@@ -37,7 +37,7 @@ class _CausalConv1d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, self.WIDTH, stride=stride)
+        self.conv = Float32Conv1d(in_channels, out_channels, self.WIDTH, stride=stride)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         return self.conv(F.pad(x_BCT, (self.WIDTH - 1, 0), mode="replicate"))  # type: ignore[no-any-return]
@@ -57,13 +57,13 @@ class _Encoder(nn.Module):
         self.conv1_global = _CausalConv1d(config.audio_dim, quarter)
         self.conv2 = _CausalConv1d(quarter, dim // 2, stride=2)
         self.conv3 = _CausalConv1d(dim // 2, dim, stride=2)
-        self.final_linear = nn.Linear(dim, dim)
+        self.final_linear = Float32Linear(dim, dim)
         self.padding_tokens = nn.Parameter(torch.zeros(1, 1, 1, dim))
 
     def forward(self, columns_BCT: Tensor) -> AudioTokens:
         grouped = self.conv1_local(columns_BCT).unflatten(1, (self.num_tokens, -1))
         local_BTKC = self._halve_twice(grouped.flatten(0, 1)).unflatten(0, (-1, self.num_tokens)).transpose(1, 2)
-        padding_BTKC = self.padding_tokens.expand(*local_BTKC.shape[:2], 1, -1)
+        padding_BTKC = self.padding_tokens.float().expand(*local_BTKC.shape[:2], 1, -1)
         global_BTC = self.final_linear(self._halve_twice(self.conv1_global(columns_BCT)))
         return AudioTokens(torch.cat([local_BTKC, padding_BTKC], dim=2), global_BTC[:, :, None])
 
@@ -112,18 +112,14 @@ class AudioEncoder(nn.Module):
                 f"{num_layers} layers x {num_columns} audio columns were given, but the model takes {self.num_layers} "
                 f"layers and {self.columns_per_block} columns per block"
             )
-        with full_precision(columns_BSAT.device):
-            blocks_BCT = (
-                self._mix(columns_BSAT).unflatten(-1, (-1, self.columns_per_block)).transpose(1, 2).flatten(0, 1)
-            )
-            blocks_BCT = torch.cat([blocks_BCT[..., :1], blocks_BCT], dim=-1)
-            tokens = self.encoder(blocks_BCT)
-            batch = columns_BSAT.shape[0]
-            return AudioTokens(*(part[:, 1:].unflatten(0, (batch, -1)).flatten(1, 2) for part in tokens))
+        blocks_BCT = self._mix(columns_BSAT).unflatten(-1, (-1, self.columns_per_block)).transpose(1, 2).flatten(0, 1)
+        tokens = self.encoder(torch.cat([blocks_BCT[..., :1], blocks_BCT], dim=-1))
+        batch = columns_BSAT.shape[0]
+        return AudioTokens(*(part[:, 1:].unflatten(0, (batch, -1)).flatten(1, 2) for part in tokens))
 
     def _mix(self, columns_BSAT: Tensor) -> Tensor:
         """Weigh the feature layers: (B, A, T), float32."""
         if self.num_layers == 1:
             return columns_BSAT[:, 0].float()
         shares = F.silu(self.weights)
-        return (columns_BSAT * shares.to(columns_BSAT.dtype)).float().sum(1) / shares.sum()
+        return (columns_BSAT * shares.to(columns_BSAT.dtype)).float().sum(1) / shares.float().sum()

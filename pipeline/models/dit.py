@@ -31,7 +31,7 @@ from pipeline.models.cache import KVCache
 from pipeline.models.clip_attention import attend_clip
 from pipeline.models.dit_config import COARSEST_MOTION_PATCH, DiTConfig
 from pipeline.models.motion_packer import MotionPacker, PatchEmbedding
-from pipeline.models.precision import LAYER_NORM_EPS, full_precision, layer_norm, modulate
+from pipeline.models.precision import LAYER_NORM_EPS, Float32Linear, layer_norm, modulate
 from pipeline.models.rope import Rotation, make_rotation, rotate
 
 __all__ = ["Block", "Conditioning", "DiT", "Modulation"]
@@ -141,12 +141,10 @@ class _Head(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, _ROWS_OF_HEAD, config.dim))
-        self.head = nn.Linear(config.dim, config.patch**2 * config.latent_channels)
+        self.head = Float32Linear(config.dim, config.patch**2 * config.latent_channels)
 
     def forward(self, x_BLC: Tensor, rows: Rows) -> Tensor:
-        with full_precision(x_BLC.device):
-            velocity_BLC = self.head(modulate(layer_norm(x_BLC).float(), rows[0], rows[1]))
-        return velocity_BLC.to(x_BLC.dtype)  # type: ignore[no-any-return]
+        return self.head(modulate(layer_norm(x_BLC), rows[0], rows[1])).to(x_BLC.dtype)  # type: ignore[no-any-return]
 
 
 class DiT(nn.Module):
@@ -171,12 +169,10 @@ class DiT(nn.Module):
             self.text_embedding = nn.Sequential(
                 nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
             )
-        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_embedding = _mlp(config.freq_dim, dim)
         if config.motion_signal_dim:
-            self.motion_embedding = nn.Sequential(
-                nn.Linear(config.motion_signal_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
-            )
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, _ROWS_PER_BLOCK * dim))
+            self.motion_embedding = _mlp(config.motion_signal_dim, dim)
+        self.time_projection = nn.Sequential(nn.SiLU(), Float32Linear(dim, _ROWS_PER_BLOCK * dim))
         self.casual_audio_encoder = AudioEncoder(config)
         self.audio_injector = AudioInjector(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -479,8 +475,7 @@ class DiT(nn.Module):
         half = self.config.freq_dim // 2
         frequencies = _MAX_PERIOD ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
         angles = timestep.double()[..., None] * frequencies
-        with full_precision(timestep.device):
-            return self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1).float())  # type: ignore[no-any-return]
+        return self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1))  # type: ignore[no-any-return]
 
     def _embed_time_and_motion(self, timestep: Tensor, motion_signal_BTM: Tensor | None) -> Tensor:
         """Embed timesteps (..., 1), and add the motion signal of every latent frame: (..., F, C), float32."""
@@ -491,13 +486,11 @@ class DiT(nn.Module):
         embedding = self._embed_time(timestep)
         if motion_signal_BTM is None:
             return embedding
-        with full_precision(timestep.device):
-            return embedding + self.motion_embedding(motion_signal_BTM.float())  # type: ignore[no-any-return]
+        return embedding + self.motion_embedding(motion_signal_BTM)  # type: ignore[no-any-return]
 
     def _project_time(self, embedding: Tensor) -> Tensor:
         """Turn embedded timesteps (..., B, F, C) into six rows for all blocks: (..., 6, B, F, 1, C), float32."""
-        with full_precision(embedding.device):
-            rows: Tensor = self.time_projection(embedding).unflatten(-1, (_ROWS_PER_BLOCK, 1, -1))
+        rows: Tensor = self.time_projection(embedding).unflatten(-1, (_ROWS_PER_BLOCK, 1, -1))
         return rows.movedim(-3, -5)
 
     def _head_rows(self, embedding: Tensor) -> Tensor:
@@ -574,3 +567,8 @@ def _own_rows(time_6BF1C: Tensor, modulation_16C: Tensor) -> Rows:
     """Add a block's own modulation to that of the timestep, and 1 to its scales."""
     rows = (time_6BF1C + modulation_16C[0][:, None, None, None]).unbind()
     return tuple(row + 1 if ordinal % 3 == 1 else row for ordinal, row in enumerate(rows))
+
+
+def _mlp(in_dim: int, dim: int) -> nn.Sequential:
+    """Two linear layers in float32."""
+    return nn.Sequential(Float32Linear(in_dim, dim), nn.SiLU(), Float32Linear(dim, dim))

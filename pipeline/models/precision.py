@@ -2,7 +2,9 @@
 
 Bulk work (projections, feed-forward layers, attention, patch embeddings) runs in the compute dtype: that of the
 weights, or that of an autocast region around the model. The rest is float32: norms, modulation, gates, the residual
-stream from the first gate to the end of a block, and the modules named in `FLOAT32_MODULES`, whose weights are float32.
+stream from the first gate to the end of a block, the timestep's embedding, the audio encoder and the head. Their layers
+are of the two classes here, which raise their weights to float32 when they are used; weights kept in float32 save the
+conversion.
 """
 
 from __future__ import annotations
@@ -11,43 +13,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FLOAT32_MODULES", "cast_weights", "full_precision", "layer_norm", "modulate"]
-
-FLOAT32_MODULES = (
-    "time_embedding",
-    "time_projection",
-    "motion_embedding",
-    "casual_audio_encoder",
-    "head",
-    "modulation",
-)
-"""Names of modules and parameters that stay in float32, wherever they stand in a parameter's full name."""
+__all__ = ["LAYER_NORM_EPS", "Float32Conv1d", "Float32Linear", "layer_norm", "modulate"]
 
 LAYER_NORM_EPS = 1e-6
 
 
-def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring a model's weights to a compute dtype, in place, except those that stay in float32.
+class Float32Linear(nn.Linear):
+    """A linear layer computed in float32, whatever the dtype of its weights and even under autocast."""
 
-    Args:
-        model: The model.
-        dtype: Compute dtype: float32 or bfloat16.
-    """
-    for name, parameter in model.named_parameters():
-        is_float32 = not set(FLOAT32_MODULES).isdisjoint(name.split("."))
-        parameter.data = parameter.data.to(torch.float32 if is_float32 else dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last dimension.
+
+        Args:
+            x: Input, (..., in_features).
+
+        Returns:
+            Output, float32, (..., out_features).
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight.float(), self.bias.float())
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """Open a region in which autocast is off.
+class Float32Conv1d(nn.Conv1d):
+    """A convolution over time computed in float32, whatever the dtype of its weights and even under autocast."""
 
-    Args:
-        device: Device of the tensors in it.
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """Convolve.
 
-    Returns:
-        The context manager.
-    """
-    return torch.autocast(device.type, enabled=False)
+        Args:
+            x_BCT: Input.
+
+        Returns:
+            Output, float32, (B, out_channels, T').
+        """
+        assert self.bias is not None
+        with torch.autocast(x_BCT.device.type, enabled=False):
+            y_BCT: Tensor = self._conv_forward(x_BCT.float(), self.weight.float(), self.bias.float())
+        return y_BCT
 
 
 def layer_norm(x: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
