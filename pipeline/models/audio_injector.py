@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.models.attention import Attention, KeysValues
 from pipeline.models.audio_encoder import AudioTokens
 from pipeline.models.dit_config import DiTConfig
-from pipeline.models.precision import layer_norm, modulate
+from pipeline.models.precision import for_bulk, layer_norm, modulate
 
 __all__ = ["AudioInjector", "Injection"]
 
@@ -90,7 +90,8 @@ class AudioInjector(nn.Module):
         """
         attention = self._attention(ordinal)
         normed_BLC = layer_norm(x_BLC.float(), _ADAPTIVE_NORM_EPS)
-        listening_BLC = modulate(normed_BLC, injection.shift_BT1C, injection.scale_BT1C).to(x_BLC.dtype)
+        modulated_BLC = modulate(normed_BLC, injection.shift_BT1C, injection.scale_BT1C)
+        listening_BLC = for_bulk(modulated_BLC, attention.q.weight)
         num_latent_frames = injection.shift_BT1C.shape[:2].numel()
         queries = attention.queries(listening_BLC.reshape(num_latent_frames, -1, x_BLC.shape[-1]))
         return x_BLC + attention.read(queries, injection.source).view(x_BLC.shape)

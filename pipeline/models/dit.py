@@ -31,7 +31,7 @@ from pipeline.models.cache import KVCache
 from pipeline.models.clip_attention import attend_clip
 from pipeline.models.dit_config import COARSEST_MOTION_PATCH, DiTConfig
 from pipeline.models.motion_packer import MotionPacker, PatchEmbedding
-from pipeline.models.precision import LAYER_NORM_EPS, Float32Linear, layer_norm, modulate
+from pipeline.models.precision import LAYER_NORM_EPS, Float32Linear, for_bulk, layer_norm, modulate
 from pipeline.models.rope import Rotation, make_rotation, rotate
 
 __all__ = ["Block", "Conditioning", "DiT", "Modulation"]
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(torch.zeros(1, _ROWS_PER_BLOCK, config.dim))
+        self.modulation = nn.Parameter(torch.randn(1, _ROWS_PER_BLOCK, config.dim) / config.dim**0.5)
         self.self_attn = Attention(config.dim, config.num_heads)
         if config.text_dim is not None:
             self.norm3 = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
@@ -99,7 +99,7 @@ class Block(nn.Module):
         Returns:
             Queries, and keys and values, each (B, L, H, D); nothing is rotated yet.
         """
-        normed_BLC = modulate(layer_norm(x_BLC), rows[0], rows[1]).to(x_BLC.dtype)
+        normed_BLC = for_bulk(modulate(layer_norm(x_BLC), rows[0], rows[1]), self.self_attn.q.weight)
         return self.self_attn.queries(normed_BLC), self.self_attn.keys_values(normed_BLC)
 
     def finish(self, x_BLC: Tensor, attended_BLHD: Tensor, rows: Rows, text: KeysValues | None) -> Tensor:
@@ -116,8 +116,8 @@ class Block(nn.Module):
         """
         y_BLC = _add_gated(x_BLC, self.self_attn.output(attended_BLHD), rows[2])
         if text is not None:
-            y_BLC = y_BLC + self._read_text(y_BLC, text).to(x_BLC.dtype)
-        normed_BLC = modulate(layer_norm(y_BLC), rows[3], rows[4]).to(x_BLC.dtype)
+            y_BLC = y_BLC + self._read_text(y_BLC, text)
+        normed_BLC = for_bulk(modulate(layer_norm(y_BLC), rows[3], rows[4]), self.self_attn.q.weight)
         return _add_gated(y_BLC, self.ffn(normed_BLC), rows[5]).to(x_BLC.dtype)
 
     def _read_text(self, x_BLC: Tensor, text: KeysValues) -> Tensor:
@@ -125,7 +125,7 @@ class Block(nn.Module):
         rounded_BLC = x_BLC.bfloat16().float()
         weight, bias = self.norm3.weight.float(), self.norm3.bias.float()
         normed_BLC = F.layer_norm(rounded_BLC, self.norm3.normalized_shape, weight, bias, self.norm3.eps).bfloat16()
-        return self.cross_attn.read(self.cross_attn.queries(normed_BLC.to(self.norm3.weight.dtype)), text)
+        return self.cross_attn.read(self.cross_attn.queries(for_bulk(normed_BLC, self.cross_attn.q.weight)), text)
 
 
 def _add_gated(x_BLC: Tensor, update_BLC: Tensor, gate_BF1C: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class _Head(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(torch.zeros(1, _ROWS_OF_HEAD, config.dim))
+        self.modulation = nn.Parameter(torch.randn(1, _ROWS_OF_HEAD, config.dim) / config.dim**0.5)
         self.head = Float32Linear(config.dim, config.patch**2 * config.latent_channels)
 
     def forward(self, x_BLC: Tensor, rows: Rows) -> Tensor:
@@ -177,6 +177,7 @@ class DiT(nn.Module):
         self.audio_injector = AudioInjector(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = _Head(config)
+        self._initialise()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -419,6 +420,17 @@ class DiT(nn.Module):
         return self._unpatch(self.head(x_BLC, self._head_rows(embedding_BFC).unbind()), latents_BCTHW)
 
     # -- pieces
+
+    def _initialise(self) -> None:
+        """Set weights for training: every block starts close to the identity, and the velocity at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, PatchEmbedding):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+        nn.init.normal_(self.trainable_cond_mask.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
 
     def _blocks(self) -> list[Block]:
         """The blocks, typed."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LAYER_NORM_EPS", "Float32Conv1d", "Float32Linear", "layer_norm", "modulate"]
+__all__ = ["LAYER_NORM_EPS", "Float32Conv1d", "Float32Linear", "for_bulk", "layer_norm", "modulate"]
 
 LAYER_NORM_EPS = 1e-6
 
@@ -50,6 +50,21 @@ class Float32Conv1d(nn.Conv1d):
         with torch.autocast(x_BCT.device.type, enabled=False):
             y_BCT: Tensor = self._conv_forward(x_BCT.float(), self.weight.float(), self.bias.float())
         return y_BCT
+
+
+def for_bulk(x: Tensor, weight: Tensor) -> Tensor:
+    """Bring a float32 result to the dtype in which the next bulk operation runs, once for all its users.
+
+    Args:
+        x: The result.
+        weight: Weight of the operation.
+
+    Returns:
+        The result in the autocast region's dtype if there is one, else in that of the weight.
+    """
+    device_type = x.device.type
+    is_autocast = torch.is_autocast_enabled(device_type)
+    return x.to(torch.get_autocast_dtype(device_type) if is_autocast else weight.dtype)
 
 
 def layer_norm(x: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
