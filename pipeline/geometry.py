@@ -165,23 +165,18 @@ def exact_size(image_height_px: int, image_width_px: int, area_px: int) -> tuple
         Height and width of the frame, in pixels.
 
     Raises:
-        MediaError: The picture is too thin to give a frame.
+        MediaError: The picture is too thin to give a frame. (The published code has a last resort here that no
+            picture reaches, and returns a frame without height or width.)
     """
     low, high = _exact_scales(image_height_px, image_width_px, area_px)
     for candidate in range(_EXACT_CANDIDATES):
         scale = high - (high - low) * candidate / _EXACT_CANDIDATES
         height_px = _ceil_to_grid(int(image_height_px * scale))
         width_px = _ceil_to_grid(int(image_width_px * scale))
-        if height_px * width_px <= area_px:
+        if 0 < height_px * width_px <= area_px:
             return height_px, width_px
-    height_px = _floor_to_grid(math.sqrt(area_px * image_height_px / image_width_px))
-    width_px = _floor_to_grid(math.sqrt(area_px * image_width_px / image_height_px))
-    if width_px >= image_width_px or height_px >= image_height_px:
-        height_px, width_px = _floor_to_grid(image_height_px), _floor_to_grid(image_width_px)
-    if not height_px or not width_px:
-        rule = f"no side may shrink below {SIZE_MULTIPLE_PX} px at an area of {area_px} px"
-        raise MediaError("portrait", f"{image_width_px}x{image_height_px} px", rule)
-    return height_px, width_px
+    rule = f"it has to fit an area of {area_px} px without a side that shrinks to nothing"
+    raise MediaError("portrait", f"{image_width_px}x{image_height_px} px", rule)
 
 
 def cover_size(image_height_px: int, image_width_px: int, area_px: int) -> tuple[int, int]:
@@ -289,10 +284,6 @@ def _exact_scales(image_height_px: int, image_width_px: int, area_px: int) -> tu
 
 def _ceil_to_grid(side_px: int) -> int:
     return -(-side_px // SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX
-
-
-def _floor_to_grid(side_px: float) -> int:
-    return int(side_px // SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX
 
 
 def _centred(resized: tuple[int, int], *, height_px: int, width_px: int) -> Placement:
