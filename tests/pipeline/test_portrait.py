@@ -1,0 +1,229 @@
+"""Portraits from all kinds of files, good and bad."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pipeline.errors import MediaError
+from pipeline.portrait import KEPT_SIDE_PX, NEUTRAL_RGB, Crop, load_portrait
+
+pytestmark = pytest.mark.unit
+
+RED, BLUE = (220, 40, 30), (30, 60, 200)
+
+
+def halves(width_px: int = 120, height_px: int = 160) -> Image.Image:
+    """A picture that is red above and blue below."""
+    image = Image.new("RGB", (width_px, height_px), RED)
+    image.paste(BLUE, (0, height_px // 2, width_px, height_px))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def whole(data: bytes) -> np.ndarray:
+    """Load and cut everything out at its own size."""
+    source = load_portrait(data)
+    crop = Crop(x_px=0, y_px=0, width_px=source.width_px, height_px=source.height_px)
+    return source.cut(crop, height_px=source.height_px, width_px=source.width_px)
+
+
+def png_header(width_px: int, height_px: int) -> bytes:
+    """A PNG file that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def close(pixel: np.ndarray, colour: tuple[int, ...], tolerance: int = 12) -> bool:
+    return bool(np.abs(pixel.astype(int) - colour).max() <= tolerance)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_common_formats_keep_size_and_colour(kind: str) -> None:
+    frame = whole(encoded(halves(), kind))
+    assert frame.shape == (160, 120, 3)
+    assert frame.dtype == np.uint8
+    assert close(frame[20, 60], RED)
+    assert close(frame[140, 60], BLUE)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_exif_rotation_is_applied(orientation: int) -> None:
+    """A picture stored turned comes out as it was taken, with upright width and height."""
+    stored = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    upright = halves()
+    turned = upright if stored[orientation] is None else upright.transpose(stored[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    frame = whole(encoded(turned, "JPEG", exif=exif, quality=95))
+    assert frame.shape == (160, 120, 3)
+    assert close(frame[20, 60], RED)
+    assert close(frame[140, 60], BLUE)
+
+
+def test_transparent_parts_become_neutral() -> None:
+    image = halves().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 120, 40))
+    frame = whole(encoded(image))
+    assert close(frame[10, 60], NEUTRAL_RGB, 1)
+    assert close(frame[60, 60], RED)
+
+
+def test_a_transparent_palette_colour_becomes_neutral() -> None:
+    image = halves().quantize(4)
+    top = image.getpixel((60, 10))
+    frame = whole(encoded(image, "PNG", transparency=top))
+    assert close(frame[10, 60], NEUTRAL_RGB, 1)
+    assert close(frame[140, 60], BLUE)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    grey = np.full((100, 100), 0x8000, np.uint16)
+    grey[50:] = 0x2000
+    frame = whole(encoded(Image.fromarray(grey)))
+    assert close(frame[20, 50], (128, 128, 128), 1)
+    assert close(frame[80, 50], (32, 32, 32), 1)
+
+
+def test_cmyk_is_converted() -> None:
+    frame = whole(encoded(halves().convert("CMYK"), "JPEG", quality=95))
+    assert close(frame[20, 60], RED, 20)
+    assert close(frame[140, 60], BLUE, 20)
+
+
+def test_an_animation_gives_its_first_picture() -> None:
+    data = encoded(halves(), "GIF", save_all=True, append_images=[Image.new("RGB", (120, 160), (0, 255, 0))])
+    assert close(whole(data)[20, 60], RED)
+
+
+def test_a_colour_profile_is_applied_and_a_broken_one_ignored() -> None:
+    plain = whole(encoded(halves()))
+    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    same = whole(encoded(halves(), "PNG", icc_profile=linear))
+    broken = whole(encoded(halves(), "PNG", icc_profile=b"not a profile"))
+    assert np.abs(same.astype(int) - plain).max() <= 2
+    assert np.array_equal(broken, plain)
+
+
+def test_the_size_is_refused_from_the_header() -> None:
+    """The file holds no pixels at all: whoever decodes it first would report a damaged file."""
+    with pytest.raises(MediaError, match=r"8000x7000 px, but at most 50 megapixels"):
+        load_portrait(png_header(8000, 7000))
+
+
+@pytest.mark.parametrize("side_px", [10_000, 65_000])
+def test_a_decompression_bomb_is_refused(side_px: int) -> None:
+    with pytest.raises(MediaError, match="at most 50 megapixels"):
+        load_portrait(png_header(side_px, side_px))
+
+
+def test_a_tiny_image_is_refused() -> None:
+    with pytest.raises(MediaError, match=r"63x300 px, but both sides have to be at least 64 px"):
+        load_portrait(encoded(halves(63, 300)))
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, this is text\n" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(1000)])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(MediaError, match=rf"portrait is {len(data)} bytes of something else, but it has to be a JPEG"):
+        load_portrait(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_cut_off_image_is_refused(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    data = encoded(Image.fromarray(rng.integers(0, 255, (200, 200, 3), np.uint8)), kind)
+    with pytest.raises(MediaError, match=r"portrait is (a damaged|\d+ bytes of something else)"):
+        load_portrait(data[: len(data) // 2])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_random_damage_never_escapes_as_another_error() -> None:
+    rng = np.random.default_rng(1)
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF"):
+        good = encoded(halves(), kind)
+        for _ in range(40):
+            bad = bytearray(good)
+            for place in rng.integers(0, len(bad), 8):
+                bad[place] = int(rng.integers(256))
+            with contextlib.suppress(MediaError):
+                assert load_portrait(bytes(bad)).width_px > 0
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"nowhere.png is unreadable \(no such file or directory\)"):
+        load_portrait(tmp_path / "nowhere.png")
+
+
+def test_a_path_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    path.write_bytes(encoded(halves()))
+    assert (load_portrait(path).width_px, load_portrait(path).height_px) == (120, 160)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_large_picture_is_reduced_but_measured_in_its_own_pixels(kind: str) -> None:
+    source = load_portrait(encoded(halves(6000, 4000), kind))
+    assert (source.width_px, source.height_px) == (6000, 4000)
+    assert max(source._image.size) <= KEPT_SIDE_PX
+    above = source.cut(Crop(x_px=2000, y_px=0, width_px=1000, height_px=1990), height_px=199, width_px=100)
+    assert close(above.reshape(-1, 3).mean(0), RED)
+
+
+def test_a_cut_is_exact_where_nothing_is_resampled() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (100, 80, 3), np.uint8)
+    source = load_portrait(encoded(Image.fromarray(pixels)))
+    crop = Crop(x_px=10, y_px=20, width_px=40, height_px=60)
+    assert np.array_equal(source.cut(crop, height_px=60, width_px=40), pixels[20:80, 10:50])
+
+
+def test_a_small_portrait_is_enlarged_to_the_whole_frame() -> None:
+    source = load_portrait(encoded(halves(64, 96)))
+    crop, _ = source.suggest_crop(256 / 384)
+    frame = source.cut(crop, height_px=384, width_px=256)
+    assert frame.shape == (384, 256, 3)
+    assert frame.max(-1).min() > 100
+
+
+@pytest.mark.parametrize(
+    ("crop", "rule"),
+    [
+        (Crop(x_px=-2, y_px=0, width_px=60, height_px=90), "inside the image of 120x160 px"),
+        (Crop(x_px=0, y_px=80, width_px=60, height_px=90), "inside the image of 120x160 px"),
+        (Crop(x_px=0, y_px=0, width_px=0, height_px=0), "at least one pixel"),
+        (Crop(x_px=float("nan"), y_px=0, width_px=60, height_px=90), "at least one pixel"),
+        (Crop(x_px=0, y_px=0, width_px=90, height_px=90), "0.667 within 2 %"),
+    ],
+)
+def test_an_impossible_crop_is_refused(crop: Crop, rule: str) -> None:
+    with pytest.raises(MediaError, match=rule):
+        load_portrait(encoded(halves())).cut(crop, height_px=384, width_px=256)
+
+
+@pytest.mark.parametrize(("width_px", "height_px"), [(120, 160), (300, 100), (100, 300)])
+@pytest.mark.parametrize("aspect", [2 / 3, 1.0, 16 / 9])
+def test_without_a_face_the_crop_is_the_largest_in_the_upper_middle(
+    width_px: int, height_px: int, aspect: float
+) -> None:
+    crop, face_found = load_portrait(encoded(halves(width_px, height_px))).suggest_crop(aspect)
+    assert not face_found
+    assert crop.width_px / crop.height_px == pytest.approx(aspect)
+    assert crop.x_px + crop.width_px / 2 == pytest.approx(width_px / 2)
+    assert crop.width_px == pytest.approx(width_px) or crop.height_px == pytest.approx(height_px)
+    assert 0 <= crop.y_px <= (height_px - crop.height_px) / 2 + 1e-6
