@@ -6,7 +6,7 @@ import moderngl
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.train.head.mesh import DATA, PART_LASH, load_head
+from tools.train.head.mesh import DATA, PART_CLOTH, PART_LASH, load_head
 from tools.train.head.renderer import create_context, look_at
 
 __all__ = ["bake"]
@@ -21,6 +21,17 @@ def _directions(num: int) -> NDArray[np.float64]:
     z, angle = 1 - 2 * k / num, np.pi * (1 + 5**0.5) * k
     radius = np.sqrt(1 - z * z)
     return np.stack([radius * np.cos(angle), z, radius * np.sin(angle)], 1)
+
+
+def _smooth(values: NDArray[np.float64], triangles: NDArray[np.int64], rounds: int = 3) -> NDArray[np.float64]:
+    """Average each vertex with its neighbours, a few times."""
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = np.concatenate([edges, edges[:, ::-1]])
+    degree = np.maximum(np.bincount(edges[:, 0], minlength=len(values)), 1)
+    for _ in range(rounds):
+        around = np.bincount(edges[:, 0], values[edges[:, 1]], minlength=len(values)) / degree
+        values = 0.5 * values + 0.5 * around
+    return values
 
 
 def bake(num_directions: int = 400) -> NDArray[np.uint8]:
@@ -39,7 +50,7 @@ def bake(num_directions: int = 400) -> NDArray[np.uint8]:
         fragment_shader="#version 330\nvoid main() {}",
     )
     vertices = head.base + head.identity_shift
-    keep = head.triangle_part != PART_LASH
+    keep = (head.triangle_part != PART_LASH) & (head.triangle_part != PART_CLOTH)
     array = context.vertex_array(
         program,
         [(context.buffer(vertices.astype(np.float32).tobytes()), "3f", "pos")],
@@ -68,7 +79,7 @@ def bake(num_directions: int = 400) -> NDArray[np.uint8]:
         seen += cosine * (nearest[row, column] > place[:, 2] - 0.0012)
         total += cosine
     context.release()
-    share = np.clip(seen / (total + 1e-9), 0, 1)
+    share = _smooth(np.clip(seen / (total + 1e-9), 0, 1), head.base_triangles)
     return np.asarray(np.round(255 * share[head.render_to_base]), np.uint8)
 
 

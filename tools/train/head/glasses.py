@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.train.head.mesh import EYE_CENTRE
+from tools.train.head.mesh import EYE_CENTRE, PART_BODY, load_head
 
 __all__ = ["Frame", "sample_frame"]
 
@@ -72,18 +72,16 @@ def sample_frame(vertices: NDArray[np.float32], rng: np.random.Generator) -> Fra
     """
     half_width, half_height = rng.uniform(0.205, 0.24), rng.uniform(0.15, 0.20)
     power, radius = rng.uniform(2.0, 4.2), rng.uniform(0.010, 0.020)
-    face = vertices[(np.abs(vertices[:, 0]) < 0.45) & (vertices[:, 1] > 7.15) & (vertices[:, 1] < 7.5)]
+    skin = vertices[load_head().part_of_base == PART_BODY]
+    face = skin[(np.abs(skin[:, 0]) < 0.45) & (skin[:, 1] > 7.15) & (skin[:, 1] < 7.5)]
     z = float(face[:, 2].max()) + 0.05
     x, y = float(EYE_CENTRE[0]) + 0.012, float(EYE_CENTRE[1]) - 0.02
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     rim_x = half_width * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / power)
     rim_y = half_height * np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / power)
     parts = []
-    reach = float(
-        np.abs(
-            vertices[(vertices[:, 1] > 7.2) & (vertices[:, 1] < 7.5) & (np.abs(vertices[:, 2] - 0.35) < 0.15), 0]
-        ).max()
-    )
+    temple = (np.abs(skin[:, 1] - 7.32) < 0.12) & (np.abs(skin[:, 2] - 0.68) < 0.15)
+    reach = float(np.abs(skin[temple, 0]).max())
     for side in (-1.0, 1.0):
         curve = z - 0.10 * (np.abs(x + rim_x * 1.0) - 0.1) ** 2 * 2.0
         rim = np.stack([side * (x + rim_x), y + rim_y, curve], 1).astype(np.float32)

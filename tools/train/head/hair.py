@@ -34,6 +34,8 @@ class HairStyle:
     num_strands: int = 0
     num_points: int = 10
     width: float = 0.012
+    volume: float = 0.05
+    """Thickness of the hair over the skull."""
     lift: float = 0.3
     """How far strands leave the skull before they lie down, 0 to 1."""
     comb: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -157,26 +159,31 @@ def _roots(style: HairStyle, rng: np.random.Generator) -> NDArray[np.int64]:
     rest = _skull().rest
     phi = np.abs(np.arctan2(rest[:, 0], rest[:, 2] - 0.35))
     inside = rest[:, 1] - np.interp(phi, HAIRLINE_ANGLES, hairline_heights(style))
+    ear = (np.abs(rest[:, 0]) > 0.60) & (rest[:, 1] < 7.30) & (rest[:, 2] > -0.10)
+    inside = np.where(ear, -1.0, inside)
     chance = np.clip((inside + 0.03 + 0.03 * rng.normal(size=len(rest))) / 0.10, 0, 1)
     chosen = np.flatnonzero(rng.random(len(rest)) < chance)
     return rng.permutation(chosen)[: style.num_strands]
 
 
 def _wanted_direction(
-    style: HairStyle, points: NDArray[np.float32], normals: NDArray[np.float32], top: NDArray[np.float32]
+    style: HairStyle, points: NDArray[np.float32], normals: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Where the hair wants to go at the given points, along the skull, (N, 3)."""
     if style.anchor is not None:
         wanted = np.array(style.anchor, np.float32) - points
     else:
-        down = np.array([0.0, -1.0, -0.25], np.float32)
+        top = np.clip((points[:, 1:2] - 7.65) / 0.45, 0, 1)
+        behind_face = np.clip(points[:, 2] - 0.30, 0, 1) * np.clip((7.9 - points[:, 1]) / 0.4, 0, 1)
+        inwards = -0.12 - 0.45 * np.clip((7.2 - points[:, 1]) / 0.5, 0, 1) * (np.abs(points[:, 0]) > 0.55)
+        down = np.stack([inwards * points[:, 0], -np.ones(len(points)), -0.10 - 0.9 * behind_face], 1)
         wanted = top * np.array(style.comb, np.float32) + (1 - top) * down
         if style.part_x is not None:
-            side = np.where(points[:, :1] > style.part_x, 1.0, -1.0).astype(np.float32)
-            fall = np.concatenate([side, np.full_like(side, -0.4), np.full_like(side, -0.15)], 1)
+            side = np.tanh((points[:, :1] - style.part_x) / 0.05)
+            fall = np.concatenate([side, np.full_like(side, -0.5), np.full_like(side, -0.10)], 1)
             wanted = wanted + top * fall
     along = wanted - (wanted * normals).sum(-1, keepdims=True) * normals
-    return _unit(along)
+    return _unit(along.astype(np.float32))
 
 
 def _torso(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -245,40 +252,45 @@ def _path(
     """Walk every strand over the skull, (N, K, 3)."""
     skull = _skull()
     length = _lengths(style, roots, rng)
-    fringe = (roots[:, 2] > 0.70) & (roots[:, 1] > 7.72) & (np.abs(roots[:, 0]) < 0.62) & (style.fringe > 0)
-    length = np.where(
-        fringe,
-        (roots[:, 1] - 8.0) * 0.9
-        + (0.62 + 0.30 * style.fringe) * np.clip(1 + 0.06 * rng.normal(size=len(roots)), 0.8, 1.2),
-        length,
-    )
+    fringe = (roots[:, 2] > 0.55) & (roots[:, 1] > 7.72) & (np.abs(roots[:, 0]) < 0.52) & (style.fringe > 0)
+    brow = np.stack([roots[:, 0] * 1.05, np.full(len(roots), 8.35 - 0.85 * style.fringe), np.full(len(roots), 1.30)], 1)
+    to_brow = np.linalg.norm(roots - brow, axis=1) * np.clip(1.06 + 0.05 * rng.normal(size=len(roots)), 0.9, 1.2)
+    length = np.where(fringe, to_brow, length)
     step = (length / (style.num_points - 1))[:, None].astype(np.float32)
     jitter = (style.roughness * rng.normal(size=roots.shape)).astype(np.float32)
-    layer = (0.015 + 0.10 * style.lift * rng.random(len(roots)) + 0.02 * rng.random(len(roots))).astype(np.float32)
-    top = np.clip((roots[:, 1:2] - 7.35) / 0.45, 0, 1).astype(np.float32)
+    layer = (0.012 + style.volume * rng.random(len(roots)) ** 0.7).astype(np.float32)
     down = np.array([0.0, -1.0, 0.0], np.float32)
-    forward = _unit(
-        np.stack(
-            [0.25 * roots[:, 0] + 0.25 * (style.part_x or 0.0), np.full(len(roots), -0.55), np.ones(len(roots))], 1
-        ).astype(np.float32)
-    )
+    lean = 0.30 * roots[:, 0] - 0.35 * (style.part_x or 0.0)
+    forward = _unit(np.stack([lean, np.full(len(roots), -0.55), np.ones(len(roots))], 1).astype(np.float32))
     point, normal, points = roots, normals, [roots]
     for k in range(1, style.num_points):
         u = k / (style.num_points - 1)
-        wanted = _wanted_direction(style, point, normal, top)
+        wanted = _wanted_direction(style, point, normal)
         wanted = np.where(fringe[:, None], _unit(forward - 0.9 * u * np.array([0, 1, 0], np.float32)), wanted)
         rise = style.lift * (1 - u) ** 1.5
-        direction = _unit(wanted * (1 - rise) + normal * rise + style.gravity * u * down + jitter)
+        # On the forehead gravity would draw the hair over the face.
+        front = np.clip((point[:, 2:] - 0.35) / 0.4, 0, 1) * np.clip((point[:, 1:2] - 7.35) / 0.2, 0, 1)
+        fall = style.gravity * (0.25 + u) * (1 - front * ~fringe[:, None]) * down
+        direction = _unit(wanted * (1 - rise) + normal * rise + fall + jitter)
         point = point + direction * step
         away = point - SKULL_CENTRE
         far = np.linalg.norm(away, axis=1)
         normal = _unit(away)
-        floor = skull.lookup(field, normal) + np.minimum(layer * min(1.0, 3 * u), 0.6 * far)
-        above_neck = point[:, 1] > 6.55
-        out = np.where(above_neck & (far < floor), floor, far)
+        floor = skull.lookup(field, normal) + layer * min(1.0, 4 * u)
+        cling = 0.75 * max(0.0, 1 - 2 * style.lift) * np.clip((point[:, 1] - 6.9) / 0.3, 0, 1)
+        out = np.where(far < floor, np.where(point[:, 1] > 6.55, floor, far), far + cling * (floor - far))
         point = _torso((SKULL_CENTRE + normal * out[:, None]).astype(np.float32))
         points.append(point)
     return np.stack(points, 1)
+
+
+def _clear_of_face(points: NDArray[np.float32], style: HairStyle) -> NDArray[np.bool_]:
+    """Whether each strand stays off the face (a fringe may cover the forehead), (N,)."""
+    lowest = 8.26 - 0.85 * style.fringe if style.fringe > 0 else style.front - 0.20
+    x, y, z = np.abs(points[..., 0]), points[..., 1], points[..., 2]
+    on_face = (z > 0.72) & (x < 0.64) & (y < lowest)
+    at_throat = (z > 0.50) & (x < 0.50) & (y < 6.5)
+    return np.asarray(~(on_face | at_throat).any(1))
 
 
 def grow(style: HairStyle, vertices: NDArray[np.float32], rng: np.random.Generator) -> Strands | None:
@@ -304,6 +316,7 @@ def grow(style: HairStyle, vertices: NDArray[np.float32], rng: np.random.Generat
         points = _clump(points, style)
     if style.curl_radius > 0 or style.wave > 0:
         points = _curl(points, style, rng)
+    points = points[_clear_of_face(points, style)]
     if style.name == "bun":
         points = np.concatenate([points, _bun(style, rng)])
     return _finish(points.astype(np.float32), style, field, rng)
@@ -327,7 +340,11 @@ def _finish(
     """Add tangents, widths and depth."""
     num, steps, _ = points.shape
     u = np.linspace(0, 1, steps, dtype=np.float32)[None]
-    taper = np.clip(1.25 - u**3, 0.25, 1) * np.clip(1 + 0.25 * rng.normal(size=(num, 1)), 0.5, 1.6)
+    taper = (
+        np.clip(1.25 - u**3, 0.25, 1)
+        * np.clip(0.4 + 4 * u, 0, 1)
+        * np.clip(1 + 0.25 * rng.normal(size=(num, 1)), 0.5, 1.6)
+    )
     away = points - SKULL_CENTRE
     far = np.linalg.norm(away, axis=2)
     height = far - _skull().lookup(field, _unit(away))
@@ -359,143 +376,62 @@ def sample_style(name: str, rng: np.random.Generator, *, receding: float = 0.0) 
     if name not in STYLES:
         raise ValueError(f"hair style is {name!r}, but it has to be one of {', '.join(STYLES)}")
     side = float(rng.choice([-1.0, 1.0]))
-    front = float(rng.uniform(7.95, 8.05) + 0.10 * receding)
-    base = HairStyle(name=name, front=front, recede=float(0.04 + 0.08 * rng.random() + 0.22 * receding))
+    front = float(rng.uniform(7.88, 7.99) + 0.12 * receding)
+    base = HairStyle(name=name, front=front, recede=float(0.03 + 0.06 * rng.random() + 0.22 * receding))
+    short = replace(base, num_strands=10000, roughness=0.2, clump=0.4)
+    middle = float(rng.choice([0.0, 0.20, 0.34])) * side
     u = rng.uniform
     if name == "bald":
         return base
     if name == "buzz":
         return replace(
-            base,
-            top_length=0.07,
-            side_length=0.045,
-            num_strands=9000,
+            replace(short, num_strands=13000),
+            top_length=0.06,
+            side_length=0.035,
             num_points=3,
-            width=0.010,
-            lift=0.8,
-            comb=(0, 0, 0.4),
-            roughness=0.25,
+            width=0.009,
+            lift=0.6,
+            comb=(0, 0, 0.5),
             clump=0,
         )
     if name == "crop":
+        comb = (0.5 * side, 0.0, float(u(0.2, 1.0)))
         return replace(
-            base,
-            top_length=u(0.20, 0.34),
-            side_length=u(0.07, 0.14),
-            num_strands=9000,
-            num_points=6,
-            width=0.012,
-            lift=u(0.45, 0.7),
-            comb=(0.4 * side, 0, u(0.3, 0.9)),
-            gravity=0.3,
-            roughness=0.28,
-            clump=0.45,
-        )
+            short, top_length=u(0.16, 0.30), side_length=u(0.06, 0.12), num_points=6, lift=u(0.15, 0.32), comb=comb,
+            gravity=0.2, volume=u(0.03, 0.06),
+        )  # fmt: skip
     if name == "side":
         return replace(
-            base,
-            top_length=u(0.55, 0.8),
-            side_length=u(0.14, 0.28),
-            num_strands=8000,
-            num_points=9,
-            width=0.013,
-            lift=u(0.30, 0.5),
-            comb=(-0.5 * side, 0, -0.35),
-            part_x=0.34 * side,
-            gravity=0.25,
-            roughness=0.14,
-            clump=0.5,
-        )
+            short, top_length=u(0.55, 0.8), side_length=u(0.12, 0.22), num_points=10, lift=u(0.20, 0.35),
+            comb=(-0.6 * side, 0, -0.35), part_x=0.36 * side, gravity=0.2, volume=u(0.05, 0.10), roughness=0.08,
+        )  # fmt: skip
     if name == "quiff":
         return replace(
-            base,
-            top_length=u(0.45, 0.65),
-            side_length=u(0.10, 0.2),
-            num_strands=8500,
-            num_points=9,
-            width=0.013,
-            lift=u(0.6, 0.75),
-            comb=(0.3 * side, 0, -0.9),
-            gravity=0.1,
-            roughness=0.15,
-            clump=0.5,
-        )
+            short, top_length=u(0.40, 0.60), side_length=u(0.08, 0.16), num_points=10, lift=u(0.22, 0.34),
+            comb=(0.25 * side, 0, -1.0), gravity=0.05, volume=u(0.08, 0.16), roughness=0.10, clump=0.5,
+        )  # fmt: skip
     if name == "afro":
+        length = float(u(0.22, 0.75))
         return replace(
-            base,
-            top_length=u(0.35, 0.75),
-            side_length=u(0.28, 0.6),
-            num_strands=8000,
-            num_points=14,
-            width=0.014,
-            lift=1.0,
-            comb=(0, 0, 0.1),
-            roughness=0.22,
-            curl_radius=0.035,
-            curl_turns=u(4, 6),
-            clump=0.25,
-        )
+            base, top_length=length, side_length=0.85 * length, num_strands=9000, num_points=14, width=0.013, lift=1.0,
+            comb=(0, 0, 0.1), roughness=0.18, curl_radius=0.030, curl_turns=u(4, 6), clump=0.2,
+        )  # fmt: skip
     if name == "curly":
         return replace(
-            base,
-            top_length=u(0.6, 0.95),
-            side_length=u(0.35, 0.9),
-            num_strands=6500,
-            num_points=18,
-            width=0.014,
-            lift=0.7,
-            comb=(0.2 * side, 0, 0.35),
-            part_x=None,
-            gravity=0.55,
-            roughness=0.25,
-            curl_radius=u(0.03, 0.05),
-            curl_turns=u(2.5, 4),
-            clump=0.75,
-        )
-    if name == "bob":
+            base, top_length=u(0.6, 0.95), side_length=u(0.35, 1.3), num_strands=7000, num_points=20, width=0.014,
+            lift=0.55, comb=(0.3 * side, 0, 0.1), part_x=0.3 * side, gravity=0.5, roughness=0.20,
+            curl_radius=u(0.030, 0.045), curl_turns=u(2.5, 4.5), clump=0.75, volume=0.12,
+        )  # fmt: skip
+    if name in ("bob", "long"):
+        far = name == "long"
         return replace(
-            base,
-            top_length=u(1.45, 1.75),
-            side_length=u(0.75, 1.0),
-            num_strands=6500,
-            num_points=14,
-            width=0.015,
-            lift=0.28,
-            comb=(0, 0, -0.1),
-            part_x=float(rng.choice([0.0, 0.25 * side, 0.38 * side])),
-            gravity=0.8,
-            roughness=0.05,
-            wave=u(0, 0.025),
-            clump=0.5,
-            fringe=float(rng.choice([0.0, 0.8, 1.0])),
-        )
-    if name == "long":
-        return replace(
-            base,
-            top_length=u(2.3, 3.1),
-            side_length=u(1.7, 2.4),
-            num_strands=6500,
-            num_points=18,
-            width=0.017,
-            lift=0.28,
-            comb=(0, 0, -0.15),
-            part_x=float(rng.choice([0.0, 0.2 * side, 0.36 * side])),
-            gravity=0.9,
-            roughness=0.05,
-            wave=u(0, 0.06),
-            clump=0.55,
-            fringe=float(rng.choice([0.0, 0.0, 0.9])),
-        )
-    anchor = (0.0, 8.35, -0.45) if name == "bun" else (0.0, 7.35, -0.85)
+            base, top_length=u(2.4, 3.3) if far else u(1.55, 1.95), side_length=u(1.7, 2.5) if far else u(0.85, 1.15),
+            num_strands=8000, num_points=18 if far else 14, width=0.016, lift=0.12, comb=(0, 0.25, -0.6), part_x=middle,
+            gravity=0.5, roughness=0.03, wave=float(rng.choice([0.0, 0.5, 1.0])) * u(0.02, 0.05), clump=0.5,
+            fringe=float(rng.choice([0.0, 0.85], p=[0.72, 0.28])), volume=u(0.05, 0.11),
+        )  # fmt: skip
+    anchor = (0.0, 8.40, -0.40) if name == "bun" else (0.0, 7.35, -0.85)
     return replace(
-        base,
-        top_length=1.35,
-        side_length=0.95,
-        num_strands=6500,
-        num_points=11,
-        width=0.013,
-        lift=0.12,
-        anchor=anchor,
-        roughness=0.05,
-        clump=0.35,
-    )
+        base, top_length=1.35, side_length=0.95, num_strands=8000, num_points=11, width=0.013, lift=0.06, anchor=anchor,
+        roughness=0.03, clump=0.3, volume=0.03,
+    )  # fmt: skip

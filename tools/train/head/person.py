@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tools.train.head.glasses import Frame, sample_frame
 from tools.train.head.hair import HairStyle, Strands, grow, hairline_heights, sample_style
-from tools.train.head.mesh import Shape, load_head
+from tools.train.head.mesh import ARKIT_NAMES, Shape, load_head
 
 __all__ = ["Paint", "Person", "Wishes", "sample_person", "srgb"]
 
@@ -19,14 +19,14 @@ Paint = dict[str, float | int | Colour | tuple[float, ...]]
 
 SKINS = np.array(
     [
-        (247, 219, 200),
-        (236, 198, 174),
-        (222, 177, 150),
-        (203, 152, 122),
-        (174, 124, 94),
-        (142, 96, 70),
-        (110, 73, 54),
-        (86, 58, 45),
+        (232, 194, 174),
+        (224, 180, 155),
+        (211, 162, 134),
+        (194, 142, 112),
+        (168, 118, 90),
+        (138, 93, 69),
+        (108, 71, 53),
+        (84, 56, 44),
     ],
     np.float64,
 )
@@ -46,10 +46,10 @@ HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
 IRISES: dict[str, tuple[int, int, int]] = {
     "dark brown": (62, 38, 24),
     "brown": (98, 62, 36),
-    "hazel": (124, 98, 54),
-    "green": (92, 116, 84),
-    "grey": (104, 122, 134),
-    "blue": (76, 112, 150),
+    "hazel": (112, 84, 52),
+    "green": (88, 104, 80),
+    "grey": (100, 114, 122),
+    "blue": (78, 108, 138),
 }
 NEVER_SAMPLED = ("head-trans", "neck-trans", "asymm", "mouth-trans-in", "head-back")
 
@@ -189,6 +189,14 @@ def _clothes(wishes: Wishes, rng: np.random.Generator) -> Paint:
     }
 
 
+def _rested(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Close the hair's breadth between the lips of the neutral mesh, (V, 3)."""
+    weights = np.zeros((1, len(ARKIT_NAMES)), np.float32)
+    weights[0, ARKIT_NAMES.index("mouthShrugLower")] = 0.14
+    weights[0, ARKIT_NAMES.index("mouthRollUpper")] = -0.04
+    return load_head().pose(vertices, weights)[0]
+
+
 def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Person:
     """Draw one person.
 
@@ -201,7 +209,10 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
     """
     wishes = wishes or Wishes()
     shape = _sample_shape(wishes, rng)
-    vertices = load_head().identity(shape, _sample_local(wishes.spread, rng))
+    local = _sample_local(wishes.spread, rng)
+    # The neutral mesh looks stern: most people's mouths rest a little higher at the corners.
+    local["mouth-angles-up"] = local.get("mouth-angles-up", 0.0) + 0.30
+    vertices = _rested(load_head().identity(shape, local))
     style = _sample_hair(shape, wishes, rng)
     hair, grey = _hair_colour(shape, wishes, rng)
     skin, dark = _skin(shape, wishes, rng)
@@ -245,7 +256,7 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
         "stubble": beard,
         "moustache": beard * float(rng.choice([0.3, 1.0], p=[0.15, 0.85])),
         "beard_seed": float(rng.uniform(0, 50)),
-        "scalp_cover": {"bald": 0.10 * (shape.gender > 0.5), "buzz": 0.85}.get(style.name, 0.95),
+        "scalp_cover": {"bald": 0.10 * (shape.gender > 0.5), "buzz": 0.97}.get(style.name, 0.95),
         "hairline": tuple(float(y) for y in hairline_heights(style)),
         "hairline_softness": 0.16 if style.name in ("buzz", "bald") else 0.11,
         "lash_strength": float(rng.uniform(0.75, 1.1) + 0.35 * makeup if female else rng.uniform(0.5, 0.75)),

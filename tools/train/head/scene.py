@@ -54,11 +54,11 @@ def _direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
 
 def _sample_light(rng: np.random.Generator) -> Paint:
     side = float(rng.choice([-1.0, 1.0]))
-    azimuth, elevation = side * rng.uniform(0.10, 0.80), rng.uniform(0.28, 0.75)
+    azimuth, elevation = side * rng.uniform(0.15, 0.85), rng.uniform(0.30, 0.70)
     warm = rng.uniform(-0.05, 0.10)
-    key, contrast = rng.uniform(1.45, 1.95), rng.uniform(0.0, 1.0)
-    fill = (0.80 - 0.45 * contrast) * rng.uniform(0.85, 1.15)
-    ambient = (0.52 - 0.20 * contrast) * rng.uniform(0.9, 1.1)
+    key, contrast = rng.uniform(1.75, 2.25), rng.uniform(0.0, 1.0)
+    fill = (0.62 - 0.40 * contrast) * rng.uniform(0.85, 1.15)
+    ambient = (0.46 - 0.18 * contrast) * rng.uniform(0.9, 1.1)
     cool = rng.uniform(-0.06, 0.10)
     return {
         "key_direction": _direction(azimuth, elevation),
@@ -75,9 +75,9 @@ def _sample_light(rng: np.random.Generator) -> Paint:
 
 def _sample_background(rng: np.random.Generator) -> Paint:
     hue = rng.dirichlet((3, 3, 3)) * 3
-    tint = 1 + (hue - 1) * rng.uniform(0.1, 0.55)
-    level = float(np.exp(rng.uniform(np.log(0.04), np.log(0.55))))
-    high = np.clip(level * tint, 0.01, 0.8)
+    tint = 1 + (hue - 1) * rng.uniform(0.2, 0.8)
+    level = float(np.exp(rng.uniform(np.log(0.06), np.log(0.80))))
+    high = np.clip(level * tint, 0.01, 1.0)
     accent = np.clip(level * rng.uniform(0.6, 1.8) * (1 + (rng.dirichlet((2, 2, 2)) * 3 - 1) * 0.6), 0.02, 0.8)
     return {
         "back_low": _colour(high * rng.uniform(0.35, 0.85)),
@@ -101,7 +101,7 @@ def sample_scene(rng: np.random.Generator, person: Person) -> Scene:
     """
     light = _sample_light(rng)
     melanin = float(person.paint["melanin"])  # type: ignore[arg-type]
-    lift = 1.0 + 0.30 * max(0.0, melanin - 0.3)
+    lift = 1.0 + 0.50 * max(0.0, melanin - 0.3)
     for name in ("key_colour", "fill_colour", "sky_colour"):
         light[name] = _colour(lift * np.array(light[name]))
     camera = Camera(

@@ -32,15 +32,15 @@ RECIPES: dict[str, dict[str, float]] = {
     "TH": {"jawOpen": 0.22, "tongueOut": 0.38, **_both(mouthLowerDown=0.40, mouthUpperUp=0.20)},
     "DD": {"jawOpen": 0.20, **_both(mouthLowerDown=0.45, mouthUpperUp=0.25)},
     "kk": {"jawOpen": 0.30, **_both(mouthLowerDown=0.40, mouthStretch=0.15, mouthUpperUp=0.15)},
-    "CH": {"jawOpen": 0.14, "mouthFunnel": 0.95, "mouthPucker": 0.35},
-    "SS": {"jawOpen": 0.07, **_both(mouthLowerDown=0.60, mouthUpperUp=0.40, mouthStretch=0.50, mouthSmile=0.10)},
+    "CH": {"jawOpen": 0.11, "mouthFunnel": 0.80, "mouthPucker": 0.45, **_both(mouthLowerDown=0.25)},
+    "SS": {"jawOpen": 0.07, **_both(mouthLowerDown=0.50, mouthUpperUp=0.28, mouthStretch=0.40, mouthSmile=0.24)},
     "nn": {"jawOpen": 0.17, **_both(mouthLowerDown=0.35, mouthUpperUp=0.20)},
-    "RR": {"jawOpen": 0.18, "mouthFunnel": 0.75, "mouthPucker": 0.25},
+    "RR": {"jawOpen": 0.17, "mouthFunnel": 0.60, "mouthPucker": 0.40, **_both(mouthLowerDown=0.15)},
     "aa": {"jawOpen": 0.85, **_both(mouthLowerDown=0.45, mouthUpperUp=0.40)},
-    "E": {"jawOpen": 0.46, **_both(mouthStretch=0.55, mouthLowerDown=0.45, mouthSmile=0.22, mouthUpperUp=0.30)},
-    "I": {"jawOpen": 0.22, **_both(mouthSmile=0.45, mouthStretch=0.50, mouthLowerDown=0.50, mouthUpperUp=0.35)},
-    "O": {"jawOpen": 0.55, "mouthFunnel": 0.90, "mouthPucker": 0.55},
-    "U": {"jawOpen": 0.16, "mouthFunnel": 0.45, "mouthPucker": 1.45},
+    "E": {"jawOpen": 0.46, **_both(mouthStretch=0.45, mouthLowerDown=0.42, mouthSmile=0.36, mouthUpperUp=0.25)},
+    "I": {"jawOpen": 0.22, **_both(mouthSmile=0.55, mouthStretch=0.42, mouthLowerDown=0.45, mouthUpperUp=0.22)},
+    "O": {"jawOpen": 0.50, "mouthFunnel": 0.70, "mouthPucker": 0.62, **_both(mouthLowerDown=0.30)},
+    "U": {"jawOpen": 0.13, "mouthFunnel": 0.35, "mouthPucker": 1.40, **_both(mouthLowerDown=0.20)},
 }
 """Weights of the ARKit units at full strength; more than 1 exaggerates a unit."""
 

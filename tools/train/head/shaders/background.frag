@@ -2,17 +2,17 @@ in vec2 place; out vec4 result;
 uniform vec3 back_low, back_high, back_accent; uniform int back_kind; uniform float back_seed, back_glow;
 float r(float k) { return hash3(vec3(k, back_seed, 3.0)); }
 float box(vec2 p, vec2 centre, vec2 half_size, float blur) {
-    vec2 d = smoothstep(half_size + blur, half_size - blur, abs(p - centre));
+    vec2 d = ramp(half_size + blur, half_size - blur, abs(p - centre));
     return d.x * d.y;
 }
 void main() {
     vec2 p = place * vec2(0.667, 1.0);
-    vec3 c = mix(back_low, back_high, smoothstep(-1.1, 1.1, place.y + 0.4 * (r(1.0) - 0.5) * place.x));
+    vec3 c = mix(back_low, back_high, ramp(-1.1, 1.1, place.y + 0.4 * (r(1.0) - 0.5) * place.x));
     if (back_kind == 1) {                                  // lights out of focus
         for (int i = 0; i < 16; i++) {
             float k = float(i) * 5.0; vec2 q = vec2(r(k + 11.0), r(k + 12.0)) * vec2(1.9, 2.2) - vec2(0.95, 1.1);
             float size = mix(0.07, 0.20, r(k + 13.0)), d = length(p - q);
-            c += back_accent * (0.05 + 0.22 * r(k + 14.0)) * smoothstep(size, size * 0.82, d) * (0.8 + 0.4 * smoothstep(0.6 * size, size, d));
+            c += back_accent * (0.05 + 0.22 * r(k + 14.0)) * ramp(size, size * 0.82, d) * (0.8 + 0.4 * ramp(0.6 * size, size, d));
         }
     } else if (back_kind == 2) {                           // a room: window, shelf, plant
         float side = r(2.0) < 0.5 ? -1.0 : 1.0;
@@ -28,11 +28,11 @@ void main() {
             c = mix(c, book, 0.55 * box(p, q, vec2(0.030, 0.08), 0.03));
         }
         float plant = fbm(vec3(p * 4.0 + 9.0 * r(6.0), back_seed)) * bell(vec2((p.x + side * 0.62) * 3.4, (p.y + 0.55) * 2.2));
-        c = mix(c, vec3(0.07, 0.16, 0.07), smoothstep(0.18, 0.42, plant) * 0.8);
+        c = mix(c, vec3(0.07, 0.16, 0.07), ramp(0.18, 0.42, plant) * 0.8);
     } else if (back_kind == 3) {                           // foliage or a street out of focus
         float leaf = fbm(vec3(p * 2.3 + 3.0 * r(7.0), back_seed));
-        c = mix(c, back_accent, smoothstep(0.35, 0.75, leaf) * 0.75);
-        c += back_accent * 0.45 * smoothstep(0.62, 0.80, fbm(vec3(p * 4.5 - 5.0 * r(8.0), back_seed + 9.0)));
+        c = mix(c, back_accent, ramp(0.35, 0.75, leaf) * 0.75);
+        c += back_accent * 0.45 * ramp(0.62, 0.80, fbm(vec3(p * 4.5 - 5.0 * r(8.0), back_seed + 9.0)));
     } else {                                               // studio paper with a soft spot
         c = mix(c, c * (0.93 + 0.14 * fbm(vec3(p * 3.0, back_seed))), 0.8);
     }

@@ -34,14 +34,14 @@ vec3 shade(Surface s, vec3 v, float lit) {
     light += fill_colour * clamp(dot(s.normal, fill_direction) * 0.65 + 0.35, 0.0, 1.0) * mix(1.0, s.ao, 0.7);
     float bright_ao = mix(s.ao, 1.0, 0.10);
     // Multiple bounces colour the occlusion of bright surfaces.
-    vec3 ao = mix(vec3(bright_ao), pow(vec3(bright_ao), 1.0 - 0.45 * s.albedo), s.scatter);
+    vec3 ao = mix(vec3(bright_ao), pow(vec3(bright_ao), 1.0 - vec3(0.38, 0.22, 0.16) * ramp(0.0, 0.5, s.albedo.r)), s.scatter);
     light += mix(floor_colour, sky_colour, s.normal.y * 0.5 + 0.5) * ao;
-    vec3 colour = s.albedo * light * mix(vec3(1.0), ao, 0.55);
+    vec3 colour = s.albedo * light * mix(vec3(1.0), ao, 0.60);
     float open = s.ao * s.ao;
     colour += key_colour * lit * open * gloss(s.normal, v, key_direction, s.rough, s.spec);
     colour += fill_colour * open * 1.2 * gloss(s.normal, v, fill_direction, s.rough, s.spec);
     float back = clamp(dot(s.normal, rim_direction) * 1.1 + 0.1, 0.0, 1.0), graze = pow(1.0 - max(dot(s.normal, v), 0.0), 2.5);
-    colour += rim_colour * back * (0.30 * s.albedo + graze * (0.25 + 0.35 * s.albedo)) * s.ao;
-    colour += sky_colour * graze * 0.07 * s.ao * smoothstep(0.0, 0.05, s.spec);
+    colour += rim_colour * back * (0.30 * s.albedo + graze * (0.25 * ramp(0.0, 0.01, s.spec) + 0.45 * s.albedo)) * s.ao;
+    colour += sky_colour * graze * 0.07 * s.ao * ramp(0.0, 0.05, s.spec);
     return colour;
 }
