@@ -3,7 +3,8 @@
 Every 10 ms column of the spectrum gets a gain from what was heard up to it and never from later. The level of the
 speaker is the running mean, in dB, of the columns in which somebody seems to speak: those well above the noise floor
 and not far below the recent peak. Through silence the gain is held, so that a pause neither raises the noise nor makes
-the next word start wrong. The gain is bounded, changes slowly, and never lifts the noise floor near the level of speech.
+the next word start wrong. The gain is bounded, changes slowly, and never lifts the noise floor near the level of
+speech.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["SPEECH_LEVEL_DB", "LevelTracker"]
 
 FloatArray = NDArray[np.float32]
 
-SPEECH_LEVEL_DB = -26.0
+SPEECH_LEVEL_DB = -24.0
 """Mean level of the columns with speech that the gain aims for, in dB of full scale."""
 _LARGEST_GAIN_DB = 24.0
 _SMALLEST_GAIN_DB = -20.0
@@ -29,7 +30,7 @@ _SPEECH_ABOVE_FLOOR_DB = 10.0
 _SPEECH_BELOW_PEAK_DB = 20.0
 _FLOOR_MEMORY_COLUMNS = 150
 _PEAK_MEMORY_COLUMNS = 300
-# The start counts as this many columns of speech at the usual level; later the mean runs over the last seconds of speech.
+# The start counts as this many columns of speech at the usual level; later the mean is over the last seconds of speech.
 _PRIOR_COLUMNS = 25
 _MEAN_COLUMNS = 400
 _LARGEST_STEP_DB = 0.5

@@ -1,7 +1,7 @@
 """Log-mel spectra, from a whole sound or from a live one, with the same result.
 
 Column `j` of a spectrum stands for the 10 ms `[160 j, 160 (j + 1))` of the sound at 16 kHz; its analysis window is 400
-samples long and centred on that stretch, so it reaches `WINDOW_LEAD_SAMPLES` back and as far beyond its end. Pure
+samples long and centred on that stretch, so it reaches `ANALYSIS_LEAD_SAMPLES` back and as far beyond its end. Pure
 numpy; the same numbers come out whether the sound arrives at once or in pieces, because each column is computed alone.
 """
 
@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.geometry import SAMPLE_RATE_HZ
 
 __all__ = [
+    "ANALYSIS_LEAD_SAMPLES",
     "HOP_SAMPLES",
     "NUM_MELS",
     "POWER_FLOOR",
-    "SAMPLE_RATE_HZ",
-    "WINDOW_LEAD_SAMPLES",
-    "WINDOW_SAMPLES",
     "frame_power",
     "log_mel",
     "mel_filters",
@@ -26,10 +25,9 @@ __all__ = [
     "samples_to_float",
 ]
 
-SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
-WINDOW_SAMPLES = 400
-WINDOW_LEAD_SAMPLES = (WINDOW_SAMPLES - HOP_SAMPLES) // 2
+ANALYSIS_SAMPLES = 400
+ANALYSIS_LEAD_SAMPLES = (ANALYSIS_SAMPLES - HOP_SAMPLES) // 2
 """How far a column's analysis window reaches before the column's own 10 ms, and beyond them."""
 FFT_SIZE_SAMPLES = 512
 NUM_MELS = 80
@@ -69,7 +67,7 @@ def mel_filters(num_mels: int = NUM_MELS) -> FloatArray:
 
 
 def _analysis_window() -> FloatArray:
-    window = np.hanning(WINDOW_SAMPLES + 1)[:WINDOW_SAMPLES]
+    window = np.hanning(ANALYSIS_SAMPLES + 1)[:ANALYSIS_SAMPLES]
     result: FloatArray = (window / np.sqrt(np.sum(window**2))).astype(np.float32)
     return result
 
@@ -79,24 +77,24 @@ _WINDOW = _analysis_window()
 
 
 def _columns(sound: FloatArray) -> FloatArray:
-    """Cut a sound, which begins and ends with WINDOW_LEAD_SAMPLES of context, into (num_columns, WINDOW_SAMPLES)."""
-    inner_samples = sound.shape[0] - 2 * WINDOW_LEAD_SAMPLES
+    """Cut a sound with ANALYSIS_LEAD_SAMPLES of context on both sides into (num_columns, ANALYSIS_SAMPLES)."""
+    inner_samples = sound.shape[0] - 2 * ANALYSIS_LEAD_SAMPLES
     if sound.ndim != 1 or inner_samples < 0 or inner_samples % HOP_SAMPLES:
         raise ConfigError(
             "sound.shape",
             sound.shape,
-            f"it has to be (n,) with n = {2 * WINDOW_LEAD_SAMPLES} + a multiple of {HOP_SAMPLES}",
+            f"it has to be (n,) with n = {2 * ANALYSIS_LEAD_SAMPLES} + a multiple of {HOP_SAMPLES}",
         )
     if inner_samples == 0:
-        return np.zeros((0, WINDOW_SAMPLES), np.float32)
-    return np.lib.stride_tricks.sliding_window_view(sound, WINDOW_SAMPLES)[::HOP_SAMPLES]
+        return np.zeros((0, ANALYSIS_SAMPLES), np.float32)
+    return np.lib.stride_tricks.sliding_window_view(sound, ANALYSIS_SAMPLES)[::HOP_SAMPLES]
 
 
 def mel_power(sound: FloatArray) -> FloatArray:
     """Measure the power in each mel band, every 10 ms.
 
     Args:
-        sound: Samples in [-1, 1] at 16 kHz, (n,): WINDOW_LEAD_SAMPLES of context, whole hops, and as much context.
+        sound: Samples in [-1, 1] at 16 kHz, (n,): ANALYSIS_LEAD_SAMPLES of context, whole hops, and as much context.
 
     Returns:
         Power, (num_columns, NUM_MELS), at least 0; white noise of variance v has v in every band.

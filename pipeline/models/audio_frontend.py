@@ -9,12 +9,17 @@ Shape suffixes: B batch, T mel columns (100 per second), F video frames (25 per 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import cast
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WeightsError
 
 __all__ = ["COLUMNS_PER_FRAME", "AudioFrontend", "AudioFrontendConfig", "FrontendHeads"]
 
@@ -136,6 +141,38 @@ class AudioFrontend(nn.Module):
             x_BFD = block(x_BFD)
         return cast(Tensor, self.norm(x_BFD))
 
+    def save(self, path: Path, *, heads: FrontendHeads | None = None, dtype: torch.dtype = torch.float16) -> None:
+        """Write the weights, with the sizes in the file's header.
+
+        Args:
+            path: The file, a safetensors.
+            heads: The training heads, if they are to be kept.
+            dtype: What the weights are stored in.
+        """
+        tensors = {f"frontend.{name}": tensor for name, tensor in self.state_dict().items()}
+        if heads is not None:
+            tensors |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
+        stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+        save_file(stored, path, metadata={"config": json.dumps(asdict(self.config))})
+
+    @classmethod
+    def load(cls, path: Path) -> AudioFrontend:
+        """Read the network without its training heads, as float32 on the CPU, ready for use.
+
+        Args:
+            path: A file that `save` wrote.
+
+        Returns:
+            The network, in evaluation mode.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or does not fit.
+        """
+        config, tensors = _read(path, "frontend.")
+        frontend = cls(config)
+        _fill(frontend, tensors, path)
+        return frontend
+
 
 class FrontendHeads(nn.Module):
     """What the features are trained to tell; not used at run time.
@@ -150,6 +187,24 @@ class FrontendHeads(nn.Module):
         self.classes = nn.Linear(config.dim, config.num_visemes)
         self.jaw = nn.Linear(config.dim, 1)
 
+    @classmethod
+    def load(cls, path: Path) -> FrontendHeads:
+        """Read the training heads that lie beside a network.
+
+        Args:
+            path: A file that `AudioFrontend.save` wrote with heads.
+
+        Returns:
+            The heads, in evaluation mode.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or holds no heads.
+        """
+        config, tensors = _read(path, "heads.")
+        heads = cls(config)
+        _fill(heads, tensors, path)
+        return heads
+
     def forward(self, features_BFD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read features.
 
@@ -163,3 +218,22 @@ class FrontendHeads(nn.Module):
         features_BFD = features_BFD.to(self.weights.weight.dtype)
         jaw_BF = nn.functional.softplus(self.jaw(features_BFD)).squeeze(-1)
         return self.weights(features_BFD), self.classes(features_BFD), jaw_BF
+
+
+def _read(path: Path, prefix: str) -> tuple[AudioFrontendConfig, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["config"])
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a mapping)
+            tensors = {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+        return AudioFrontendConfig(**{**values, "dilations": tuple(values["dilations"])}), tensors
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+        raise WeightsError(str(path), f"not a readable audio front end ({exc})") from exc
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as exc:
+        raise WeightsError(str(path), str(exc)) from exc
+    module.eval().requires_grad_(False)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.mel import HOP_SAMPLES, NUM_MELS, POWER_FLOOR, SAMPLE_RATE_HZ
-from pipeline.errors import WeightsError
-from tools.train.speech.visemes import FRAME_RATE_HZ, NUM_VISEMES
+from pipeline.audio.mel import HOP_SAMPLES, NUM_MELS, POWER_FLOOR
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.geometry import FPS, SAMPLES_PER_FRAME
+from tools.train.speech.visemes import NUM_VISEMES
 
 __all__ = [
     "COLUMNS_PER_FRAME",
@@ -30,7 +31,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float32]
 
-COLUMNS_PER_FRAME = SAMPLE_RATE_HZ // HOP_SAMPLES // FRAME_RATE_HZ
+COLUMNS_PER_FRAME = SAMPLES_PER_FRAME // HOP_SAMPLES
 _MEL_LOWEST = float(np.log(POWER_FLOOR))
 _MEL_STEP = 0.2
 _LOUDNESS_STEP = 3.0 / 255.0
@@ -39,7 +40,8 @@ _FORMAT = 1
 
 def quantise_mel(mel: FloatArray) -> NDArray[np.uint8]:
     """Round log-mel to steps of 0.2 (0.9 dB); same shape."""
-    return np.clip(np.rint((mel - _MEL_LOWEST) / _MEL_STEP), 0, 255).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.clip(np.rint((mel - _MEL_LOWEST) / _MEL_STEP), 0, 255).astype(np.uint8)
+    return codes
 
 
 def dequantise_mel(codes: NDArray[np.uint8]) -> FloatArray:
@@ -136,10 +138,67 @@ class SpeechBank:
     sources: dict[str, BankSource]
     """By name."""
 
+    def draw(self, rng: np.random.Generator, num_frames: int, *, held_out: bool = False) -> tuple[int, int]:
+        """Choose a stretch at random, every frame of all sources with about the same chance.
+
+        Args:
+            rng: Source of chance.
+            num_frames: Its length; it lies inside a run of utterances that all are, or all are not, held out.
+            held_out: Which of the two.
+
+        Returns:
+            Index of the source (in the order of `sources`) and first frame.
+
+        Raises:
+            ConfigError: No run is that long.
+        """
+        runs = [
+            (index, first, count - num_frames + 1)
+            for index, source in enumerate(self.sources.values())
+            for first, count in source.runs(held_out=held_out)
+            if count >= num_frames
+        ]
+        if not runs:
+            raise ConfigError("num_frames", num_frames, "no run of utterances in the bank is that long")
+        places = np.array([count for _, _, count in runs])
+        index, first, count = runs[rng.choice(len(runs), p=places / places.sum())]
+        return index, first + int(rng.integers(count))
+
+    def clip(self, source: int, first_frame: int, num_frames: int) -> SpeechClip:
+        """Cut out a stretch of the source with this index; see `BankSource.clip`."""
+        return list(self.sources.values())[source].clip(first_frame, num_frames)
+
+    def curves(self, source: int, first_frame: int, num_frames: int) -> tuple[FloatArray, FloatArray]:
+        """Give the viseme weights (num_frames, NUM_VISEMES) and the loudness (num_frames,) of a stretch.
+
+        Raises:
+            IndexError: There is no such source, or the stretch is not inside it.
+        """
+        stretch = self.clip(source, first_frame, num_frames)
+        return stretch.visemes, stretch.loudness
+
+    def spectrum(self, source: int, first_column: int, num_columns: int) -> NDArray[np.uint8]:
+        """Give quantised log-mel, with silence where the stretch lies outside the source.
+
+        Args:
+            source: Index of the source.
+            first_column: Where it begins, in columns of 10 ms; may be negative.
+            num_columns: Its length.
+
+        Returns:
+            Codes, (num_columns, NUM_MELS).
+        """
+        codes = list(self.sources.values())[source].mel_codes
+        result = np.zeros((num_columns, NUM_MELS), np.uint8)
+        begin, end = max(0, first_column), min(len(codes), first_column + num_columns)
+        if begin < end:
+            result[begin - first_column : end - first_column] = codes[begin:end]
+        return result
+
     @property
     def minutes(self) -> float:
         """Length of all sources together."""
-        return sum(source.num_frames for source in self.sources.values()) / FRAME_RATE_HZ / 60
+        return sum(source.num_frames for source in self.sources.values()) / FPS / 60
 
     def save(self, path: Path) -> None:
         """Write the file; it packs to about 230 kB per minute."""

@@ -1,7 +1,7 @@
 """Make the speech banks: `python -m tools.train.speech.build_bank --out .train`.
 
-Writes `bank.npz`, the speech that the training videos are rendered to, and `bank_more.npz`, further speech for the audio
-front end alone. Needs the system packages espeak-ng, flite and festvox-ru and the `train` extra.
+Writes `bank.npz`, the speech that the training videos are rendered to, and `bank_more.npz`, further speech for the
+audio front end alone. Needs the system packages espeak-ng, flite and festvox-ru and the `train` extra.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.audio.mel import SAMPLE_RATE_HZ, WINDOW_LEAD_SAMPLES, log_mel, mel_power
+from pipeline.audio.mel import ANALYSIS_LEAD_SAMPLES, log_mel, mel_power
+from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tools.train.speech.bank import BankSource, SpeechBank, quantise_mel
 from tools.train.speech.sounds import background, non_speech
 from tools.train.speech.sources import SOURCES, Utterance
-from tools.train.speech.visemes import FRAME_RATE_HZ, NUM_VISEMES, Phone, frame_classes, viseme_curves
+from tools.train.speech.visemes import NUM_VISEMES, Phone, frame_classes, viseme_curves
 
 __all__ = ["Job", "label_utterance", "main", "make_quiet", "make_source"]
 
@@ -28,7 +29,6 @@ FloatArray = NDArray[np.float32]
 
 SPEECH_RMS = 0.08
 """Level to which speech is brought: the root mean square of its loud part."""
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
 _SPEED_RANGE = (0.86, 1.15)
 _LEVEL_SPREAD_DB = 3.0
 _LONG_PAUSE_SHARE = 0.15
@@ -79,7 +79,7 @@ def _loudness(sound: FloatArray) -> FloatArray:
 
 
 def _spectrum_codes(sound: FloatArray) -> NDArray[np.uint8]:
-    return quantise_mel(log_mel(mel_power(np.pad(sound, WINDOW_LEAD_SAMPLES))))
+    return quantise_mel(log_mel(mel_power(np.pad(sound, ANALYSIS_LEAD_SAMPLES))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,9 @@ def label_utterance(utterance: Utterance, rng: np.random.Generator) -> _Part:
     sound = np.pad(sound, (before, num_frames * SAMPLES_PER_FRAME - before - len(sound)))
     sound = (sound + background(rng, len(sound))).astype(np.float32)
     phones = [
-        Phone(phone.start_s / speed + before / SAMPLE_RATE_HZ, phone.end_s / speed + before / SAMPLE_RATE_HZ, phone.viseme)
+        Phone(
+            phone.start_s / speed + before / SAMPLE_RATE_HZ, phone.end_s / speed + before / SAMPLE_RATE_HZ, phone.viseme
+        )
         for phone in utterance.phones
     ]
     return _part(sound, viseme_curves(phones, num_frames), frame_classes(phones, num_frames))
@@ -145,7 +147,7 @@ def make_quiet(job: Job) -> BankSource:
     """Make sounds that are no speech, with the mouth at rest; every eighth is held out."""
     rng = np.random.default_rng(job.seed)
     parts: list[_Part] = []
-    while sum(len(part.classes) for part in parts) < job.minutes * 60 * FRAME_RATE_HZ:
+    while sum(len(part.classes) for part in parts) < job.minutes * 60 * FPS:
         num_frames = int(rng.integers(50, 150))
         weights = np.zeros((num_frames, NUM_VISEMES), np.float32)
         weights[:, 0] = 1.0
@@ -174,7 +176,7 @@ def make_source(job: Job) -> tuple[Job, BankSource]:
     num_frames = 0
     is_russian_bank = job.source == "russian" and job.skip == 0
     for count, utterance in enumerate(speech):
-        if num_frames >= job.minutes * 60 * FRAME_RATE_HZ or (is_russian_bank and count == _RUSSIAN_UTTERANCES_IN_BANK):
+        if num_frames >= job.minutes * 60 * FPS or (is_russian_bank and count == _RUSSIAN_UTTERANCES_IN_BANK):
             break
         parts.append(label_utterance(utterance, rng))
         voices.append(utterance.voice)
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     made: dict[str, dict[str, BankSource]] = {}
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
         for job, source in pool.imap_unordered(make_source, jobs):
-            print(f"{job.bank}/{job.source}: {source.num_frames / FRAME_RATE_HZ / 60:.1f} min", flush=True)
+            print(f"{job.bank}/{job.source}: {source.num_frames / FPS / 60:.1f} min", flush=True)
             made.setdefault(job.bank, {})[job.source] = source
     for name, sources in made.items():
         bank = SpeechBank(dict(sorted(sources.items())))

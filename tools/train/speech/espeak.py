@@ -1,4 +1,4 @@
-"""Speech with phone times from espeak-ng, through its C library (Debian package libespeak-ng1; the sound is free to use)."""
+"""Speech with phone times from espeak-ng, through its C library (Debian package libespeak-ng1)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ __all__ = ["ACCENTS", "VARIANTS", "Espeak"]
 
 ACCENTS = ("en-us", "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029")
 """Accents of English; the first appears twice because it is the one most heard."""
-VARIANTS = tuple(
-    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 croak klatt klatt2 klatt3 klatt4 Andy Annie Gene Mario Michael Alicia Denis "
-    "Hugo Jacky Lee Mike Tweaky belinda adam benjamin edward iven quincy rob sandro steph travis victor zac "
+_VARIANT_LIST = (
+    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 croak klatt klatt2 klatt3 klatt4 Andy Annie Gene Mario Michael Alicia "
+    "Denis Hugo Jacky Lee Mike Tweaky belinda adam benjamin edward iven quincy rob sandro steph travis victor zac "
     "boris caleb david ed grandma grandpa john linda marcelo max michel miguel pablo paul pedro robert shelby "
-    "aunty Alex Diogo Henrique Marco Nguyen".split()
+    "aunty Alex Diogo Henrique Marco Nguyen"
 )
+VARIANTS = tuple(_VARIANT_LIST.split())
 """Voice variants that sound like somebody (robots and whispers left out)."""
 
 _SYNCHRONOUS = 2
@@ -94,7 +95,11 @@ class Espeak:
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ConfigError("voice", voice, "espeak-ng has to know it")
-        for parameter, value in ((_RATE_PARAMETER, rate_wpm), (_PITCH_PARAMETER, pitch), (_RANGE_PARAMETER, pitch_range)):
+        for parameter, value in (
+            (_RATE_PARAMETER, rate_wpm),
+            (_PITCH_PARAMETER, pitch),
+            (_RANGE_PARAMETER, pitch_range),
+        ):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._sound.clear()
         self._events.clear()

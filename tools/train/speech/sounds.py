@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.mel import SAMPLE_RATE_HZ
+from pipeline.geometry import SAMPLE_RATE_HZ
 
 __all__ = ["background", "coloured_noise", "non_speech"]
 
@@ -60,7 +60,9 @@ def _music(rng: np.random.Generator, num_samples: int) -> FloatArray:
         time_s = np.arange(min(num_samples - start, int(rng.uniform(0.2, 1.5) * SAMPLE_RATE_HZ))) / SAMPLE_RATE_HZ
         note_hz = 110.0 * 2 ** (rng.choice([0, 2, 3, 5, 7, 8, 10, 12, 14, 15, 17, 19, 22, 24, 27, 31]) / 12)
         partials = sum(
-            np.sin(2 * np.pi * note_hz * k * time_s) * rng.uniform(0.2, 1.0) / k for k in range(1, 7) if note_hz * k < 7500
+            np.sin(2 * np.pi * note_hz * k * time_s) * rng.uniform(0.2, 1.0) / k
+            for k in range(1, 7)
+            if note_hz * k < 7500
         )
         attack = np.minimum(1.0, time_s / rng.uniform(0.003, 0.05))
         sound[start : start + len(time_s)] += partials * attack * np.exp(-time_s / rng.uniform(0.1, 0.8))

@@ -21,8 +21,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.audio.mel import SAMPLE_RATE_HZ
 from pipeline.errors import MediaError
+from pipeline.geometry import SAMPLE_RATE_HZ
 from tools.train.speech.alignment import Aligner
 from tools.train.speech.espeak import ACCENTS, VARIANTS, Espeak
 from tools.train.speech.text import sentence
@@ -101,7 +101,9 @@ def flite_speech(rng: np.random.Generator) -> Iterator[Utterance]:
             voice = _FLITE_VOICES[rng.integers(len(_FLITE_VOICES))]
             stretch = f"duration_stretch={rng.uniform(0.85, 1.2):.2f}"
             command = ["flite", "-voice", voice, "--setf", stretch, "-psdur", "-t", sentence(rng), "-o", str(path)]
-            listing = subprocess.run(command, capture_output=True, text=True, timeout=_FLITE_TIMEOUT_S, check=True).stdout
+            listing = subprocess.run(
+                command, capture_output=True, text=True, timeout=_FLITE_TIMEOUT_S, check=True
+            ).stdout
             sound, rate_hz = soundfile.read(path, dtype="float32")
             phones = []
             start_s = 0.0
@@ -134,9 +136,7 @@ def hibari_speech(rng: np.random.Generator) -> Iterator[Utterance]:
         except MediaError:
             # A few sentences hold a word that the aligner cannot place: another one serves as well.
             continue
-        yield Utterance(
-            sound=sound, phones=phones, voice="hibari/default", is_held_out=count % _HELD_OUT_EVERY == 0
-        )
+        yield Utterance(sound=sound, phones=phones, voice="hibari/default", is_held_out=count % _HELD_OUT_EVERY == 0)
         count += 1
 
 
@@ -148,7 +148,9 @@ def russian_speech(rng: np.random.Generator) -> Iterator[Utterance]:
     """
     labels = sorted((RUSSIAN_FOLDER / "lab").glob("*.lab"))
     if not labels:
-        raise MediaError("Russian speech", f"absent from {RUSSIAN_FOLDER}", "the Debian package festvox-ru has to be installed")
+        raise MediaError(
+            "Russian speech", f"absent from {RUSSIAN_FOLDER}", "the Debian package festvox-ru has to be installed"
+        )
     for index in rng.permutation(len(labels)):
         path = labels[index]
         sound, rate_hz = soundfile.read(RUSSIAN_FOLDER / "wav" / f"{path.stem}.wav", dtype="float32")

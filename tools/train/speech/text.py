@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["sentence"]
 
-_WORDS = {
+_LISTS = {
     "noun": (
         "mother father brother baby boy woman man people neighbour farmer painter pilot baker doctor captain teacher "
         "house room door window table lamp book map paper picture camera bottle spoon cup plate apple pear plum "
@@ -18,28 +18,31 @@ _WORDS = {
         "beach field farm market shop church school office bank museum theatre movie music piano drum song voice "
         "story problem answer question number letter promise moment minute hour morning evening summer winter week "
         "month year thumb mouth tooth hand arm foot shoe coat hat button pocket box bag key phone film game ball"
-    ).split(),
+    ),
     "adjective": (
         "big blue warm open new old young happy proud brave calm wet brown black white yellow purple smooth rough soft "
-        "loud quiet cold cool deep wide small simple beautiful wonderful possible early late slow quick very-good broken "
+        "loud quiet cold cool deep wide small simple beautiful wonderful possible early late slow "
+        "quick very-good broken "
         "empty full heavy light bright dark fresh sweet bitter round narrow hopeful famous favourite humble marvellous"
-    ).split(),
+    ),
     "verb": (
         "move open push pull show choose use lose find keep leave give love believe remember forget follow watch "
         "throw blow grow know cook book brush wash fix borrow bring buy build paint plant pick drop fill empty "
-        "measure teach reach touch catch carry hide make shape rub bump jump over stop at walk past talk about think about"
-    ).split(),
+        "measure teach reach touch catch carry hide make shape rub bump jump over stop at walk "
+        "past talk about think about"
+    ),
     "adverb": (
         "today tomorrow maybe probably usually often always never again soon slowly quickly quietly together at-home "
         "above below before-long by-noon for-now in-public on-purpose of-course all-day most-of-the-time"
-    ).split(),
-    "name": "Bob Emma Paul Phoebe Maya Sophie Hugo Victor Ruth Wolfgang Julia Thomas Betty Milo Pam Philip Eve Joe".split(),
+    ),
+    "name": "Bob Emma Paul Phoebe Maya Sophie Hugo Victor Ruth Wolfgang Julia Thomas Betty Milo Pam Philip Eve Joe",
     "number": (
         "one two three four five six seven eight nine ten eleven twelve fourteen fifteen twenty-two forty-five "
         "sixty-six eighty-one a-hundred five-thousand"
-    ).split(),
-    "opening": "well so now look please however perhaps meanwhile honestly frankly oh-no good-morning for-example".split(),
+    ),
+    "opening": "well so now look please however perhaps meanwhile honestly frankly oh-no good-morning for-example",
 }
+_WORDS = {kind: words.split() for kind, words in _LISTS.items()}
 _PATTERNS = (
     "the {adjective} {noun} will {verb} the {noun} {adverb}",
     "{name} and {name} {verb} {number} {noun}s {adverb}",

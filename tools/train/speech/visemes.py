@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.geometry import FPS
+
 __all__ = [
     "ARPABET_VISEMES",
-    "FRAME_RATE_HZ",
     "IPA_VISEMES",
     "JAW_OPENING",
     "NUM_VISEMES",
@@ -38,7 +39,6 @@ FloatArray = NDArray[np.float32]
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")
 """The 15 visemes of the Oculus set, in the order of every array's last axis."""
 NUM_VISEMES = len(VISEMES)
-FRAME_RATE_HZ = 25
 LEAD_S = 0.03
 """How much earlier the mouth moves than its sound is heard."""
 _INDEX = {name: index for index, name in enumerate(VISEMES)}
@@ -112,7 +112,7 @@ RUSSIAN_VISEMES = _table(
         "sil": "pau",
     }
 )
-"""Visemes of the phone labels of the Russian voice `msu_ru_nsh`; doubled consonants are soft, doubled vowels stressed."""
+"""Visemes of the labels of the Russian voice `msu_ru_nsh`; doubled consonants are soft, doubled vowels stressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def viseme_curves(phones: Sequence[Phone], num_frames: int) -> FloatArray:
     Returns:
         Weights in [0, 1] that sum to 1 over the visemes, (num_frames, NUM_VISEMES).
     """
-    times_s = (np.arange(num_frames) + 0.5) / FRAME_RATE_HZ
+    times_s = (np.arange(num_frames) + 0.5) / FPS
     pulls = np.zeros((num_frames, NUM_VISEMES))
     pulls[:, _INDEX["sil"]] = _REST_STRENGTH
     for phone in phones:
@@ -187,7 +187,8 @@ def viseme_curves(phones: Sequence[Phone], num_frames: int) -> FloatArray:
             kept = rows[:, _INDEX[viseme]].copy()
             rows *= scale[:, None]
             rows[:, _INDEX[viseme]] = np.maximum(kept, share)
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def closure_spans(phones: Sequence[Phone], num_frames: int, viseme: str = "PP") -> list[tuple[int, int]]:
@@ -208,9 +209,9 @@ def closure_spans(phones: Sequence[Phone], num_frames: int, viseme: str = "PP") 
             continue
         middle_s = (phone.start_s + phone.end_s) / 2 - LEAD_S
         half_s = 0.3 * (phone.end_s - phone.start_s)
-        nearest = int(np.floor(middle_s * FRAME_RATE_HZ))
-        first = min(nearest, int(np.ceil((middle_s - half_s) * FRAME_RATE_HZ - 0.5)))
-        last = max(nearest, int(np.floor((middle_s + half_s) * FRAME_RATE_HZ - 0.5)))
+        nearest = int(np.floor(middle_s * FPS))
+        first = min(nearest, int(np.ceil((middle_s - half_s) * FPS - 0.5)))
+        last = max(nearest, int(np.floor((middle_s + half_s) * FPS - 0.5)))
         if last >= 0 and first < num_frames:
             spans.append((max(0, first), min(num_frames - 1, last)))
     return spans
@@ -226,7 +227,7 @@ def frame_classes(phones: Sequence[Phone], num_frames: int) -> NDArray[np.uint8]
     Returns:
         Index into `VISEMES`, (num_frames,).
     """
-    times_s = (np.arange(num_frames) + 0.5) / FRAME_RATE_HZ
+    times_s = (np.arange(num_frames) + 0.5) / FPS
     classes = np.zeros(num_frames, np.uint8)
     for phone in phones:
         classes[(times_s >= phone.start_s) & (times_s < phone.end_s)] = _INDEX[phone.viseme]
