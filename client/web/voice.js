@@ -1,0 +1,140 @@
+/** Where the voice comes from: the microphone, or the shipped sample played as if it were one. */
+
+import { getSample } from "./api.js";
+
+/** Silence between two rounds of the sample, so that the resting face can be seen too. */
+const SAMPLE_PAUSE_S = 2.5;
+
+/**
+ * @typedef {object} Voice
+ * @property {"microphone"|"sample"} kind
+ * @property {MediaStreamTrack} track Goes to the server.
+ * @property {AnalyserNode} analyser Listens to it; never audible here.
+ * @property {() => void} close
+ */
+
+/** The browser refused or lost the voice; `code` is a key of `words.problems`. */
+export class VoiceError extends Error {
+  /** @param {string} code @param {string} [detail] */
+  constructor(code, detail = "") {
+    super(detail || code);
+    this.name = "VoiceError";
+    this.code = code;
+  }
+}
+
+/** @type {AudioContext|null} */
+let context = null;
+
+/** The one audio context of the page; must first be called from a click. */
+function audioContext() {
+  context ??= new (window.AudioContext ?? /** @type {any} */ (window).webkitAudioContext)();
+  if (context.state !== "running") context.resume().catch(() => {});
+  return context;
+}
+
+/** @param {AudioContext} audio */
+function createAnalyser(audio) {
+  const analyser = audio.createAnalyser();
+  analyser.fftSize = 1024;
+  analyser.smoothingTimeConstant = 0;
+  return analyser;
+}
+
+/**
+ * @param {"microphone"|"sample"} kind
+ * @param {(error: VoiceError) => void} onLost Called once when the voice ends by itself (unplugged, revoked).
+ * @returns {Promise<Voice>}
+ * @throws {VoiceError}
+ */
+export function openVoice(kind, onLost) {
+  const audio = audioContext();
+  return kind === "microphone" ? openMicrophone(audio, onLost) : openSample(audio);
+}
+
+/** @param {AudioContext} audio @param {(error: VoiceError) => void} onLost @returns {Promise<Voice>} */
+async function openMicrophone(audio, onLost) {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new VoiceError(window.isSecureContext ? "microphone_unsupported" : "insecure_context");
+  }
+  const session = /** @type {any} */ (navigator).audioSession;
+  if (session) session.type = "play-and-record";
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
+    });
+  } catch (error) {
+    throw new VoiceError(microphoneProblem(error), error instanceof Error ? error.message : "");
+  }
+  const [track] = stream.getAudioTracks();
+  const source = audio.createMediaStreamSource(stream);
+  const analyser = createAnalyser(audio);
+  source.connect(analyser);
+  const ended = () => onLost(new VoiceError("microphone_lost"));
+  track.addEventListener("ended", ended);
+  return {
+    kind: "microphone",
+    track,
+    analyser,
+    close() {
+      track.removeEventListener("ended", ended);
+      source.disconnect();
+      track.stop();
+    },
+  };
+}
+
+/**
+ * @param {unknown} error What getUserMedia rejected with.
+ * @returns {string} A key of `words.problems`.
+ */
+export function microphoneProblem(error) {
+  switch (/** @type {{name?: string}} */ (error)?.name) {
+    case "NotAllowedError":
+    case "SecurityError":
+    case "PermissionDeniedError":
+      return "microphone_refused";
+    case "NotFoundError":
+    case "DevicesNotFoundError":
+    case "OverconstrainedError":
+      return "microphone_missing";
+    case "NotReadableError":
+    case "TrackStartError":
+    case "AbortError":
+      return "microphone_in_use";
+    default:
+      return "microphone_unknown";
+  }
+}
+
+/** @param {AudioContext} audio @returns {Promise<Voice>} */
+async function openSample(audio) {
+  let speech;
+  try {
+    speech = await audio.decodeAudioData(await getSample());
+  } catch (error) {
+    throw new VoiceError("sample_missing", error instanceof Error ? error.message : "");
+  }
+  const round = audio.createBuffer(1, speech.length + Math.round(SAMPLE_PAUSE_S * speech.sampleRate), speech.sampleRate);
+  round.copyToChannel(speech.getChannelData(0), 0);
+  const source = audio.createBufferSource();
+  source.buffer = round;
+  source.loop = true;
+  const analyser = createAnalyser(audio);
+  const output = audio.createMediaStreamDestination();
+  source.connect(analyser);
+  source.connect(output);
+  source.start();
+  const [track] = output.stream.getAudioTracks();
+  return {
+    kind: "sample",
+    track,
+    analyser,
+    close() {
+      source.stop();
+      source.disconnect();
+      track.stop();
+    },
+  };
+}

@@ -1,0 +1,192 @@
+/** Every text that the page shows beside index.html, in one place. */
+
+/** @typedef {import("./machine.js").State} State */
+
+/**
+ * @typedef {object} Status
+ * @property {"quiet"|"busy"|"live"|"alert"} tone
+ * @property {string} title A few words.
+ * @property {string} hint One sentence, or "".
+ */
+
+export const words = {
+  start: "Start speaking",
+  stop: "Stop",
+  cancel: "Cancel",
+  tryAgain: "Try again",
+  useSample: "Use the sample voice",
+  useSampleFirst: "No microphone? Use the sample voice",
+  useMicrophone: "Use my microphone",
+  mute: "Mute the microphone",
+  unmute: "Unmute the microphone",
+  silence: "Mute the avatar",
+  sound: "Unmute the avatar",
+  uploadName: "Yours",
+  still: (/** @type {string} */ name) => `${name}, not speaking yet`,
+
+  ledger: {
+    budget: "budget",
+    stages: {
+      wait: "queue",
+      features: "listen",
+      steps: "denoise",
+      decode: "decode",
+      copy: "copy",
+      pace: "held",
+    },
+    summary: (/** @type {any} */ stats, /** @type {number} */ budgetMs) =>
+      `Window latency: median ${Math.round(stats.latency_ms.p50)} milliseconds, 99th percentile ` +
+      `${Math.round(stats.latency_ms.p99)}, budget ${budgetMs}.`,
+    missed: (/** @type {Record<string, number>} */ misses) =>
+      Object.entries(misses)
+        .filter(([, count]) => count > 0)
+        .map(([stage, count]) => `${count} ${words.ledger.stages[/** @type {"wait"} */ (stage)] ?? stage}`)
+        .join(", ") || "none",
+  },
+
+  upload: {
+    tooLarge: (/** @type {number} */ bytes) =>
+      `This file has ${(bytes / 1e6).toFixed(1)} MB; a portrait may have at most 20 MB.`,
+    wrongType: (/** @type {string} */ type) =>
+      `This file is ${type ? `of type ${type}` : "of an unknown type"}; a portrait must be a JPEG, PNG or WebP picture.`,
+    sending: "Looking for the face …",
+    saving: "Cutting the picture …",
+    refused: (/** @type {string} */ message) => `The server cannot use this picture: ${message}.`,
+    unreachable: "The server did not answer. Is it still running?",
+    noFace: "No face was found by itself. Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",
+    adjust: "Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",
+  },
+
+  problems: /** @type {Record<string, {title: string, text: string}>} */ ({
+    microphone_refused: {
+      title: "The microphone is blocked",
+      text: "Allow it beside the address bar (the lock or microphone sign), then try again. Or let the sample voice speak.",
+    },
+    microphone_missing: {
+      title: "No microphone found",
+      text: "Plug one in and try again. Or let the sample voice speak.",
+    },
+    microphone_in_use: {
+      title: "The microphone is taken",
+      text: "Another program seems to hold it. Close that one and try again, or let the sample voice speak.",
+    },
+    microphone_lost: {
+      title: "The microphone went away",
+      text: "It was unplugged, or its permission was withdrawn. Bring it back and try again.",
+    },
+    microphone_unsupported: {
+      title: "This browser gives no microphone",
+      text: "A current Chrome, Edge, Firefox or Safari does. The sample voice works here as well.",
+    },
+    microphone_unknown: {
+      title: "The microphone did not start",
+      text: "Try again, or let the sample voice speak.",
+    },
+    insecure_context: {
+      title: "Browsers keep the microphone for safe addresses",
+      text:
+        "Open this page by https://, or on the server's own machine as http://localhost. From here a tunnel does it: " +
+        "ssh -L 8080:localhost:8080 and the server's name, then http://localhost:8080. The sample voice works right away.",
+    },
+    sample_missing: {
+      title: "The sample voice did not load",
+      text: "The server did not deliver it, or the browser cannot play it. Your microphone will do.",
+    },
+    not_found: {
+      title: "This portrait is gone",
+      text: "Choose another one and start again.",
+    },
+    bad_sdp: {
+      title: "The server did not understand the browser",
+      text: "The two could not agree on sound and video.",
+    },
+    unknown: {
+      title: "The server refused",
+      text: "It gave this reason:",
+    },
+    switch_failed: {
+      title: "The voice stays as it was",
+      text: "The other one could not be opened.",
+    },
+  }),
+};
+
+/**
+ * What stands in the header: the state of the conversation, or of the server while there is none.
+ * @param {State} state
+ * @param {{info: any, isMuted: boolean, nowMs: number}} now `info` is null while the server is not reachable.
+ * @returns {Status}
+ */
+export function statusOf(state, { info, isMuted, nowMs }) {
+  switch (state.phase) {
+    case "idle":
+      return idleStatus(info);
+    case "asking":
+      return state.source === "microphone"
+        ? { tone: "busy", title: "Waiting for the microphone", hint: "Your browser asks for it once." }
+        : { tone: "busy", title: "Fetching the sample voice", hint: "" };
+    case "offering":
+    case "connecting":
+      return state.again
+        ? { tone: "busy", title: "Reconnecting", hint: "The conversation goes on as soon as the server answers." }
+        : { tone: "busy", title: "Connecting", hint: "" };
+    case "warming":
+      return { tone: "busy", title: "Waking up the face", hint: "Connected; the first frames are on their way." };
+    case "live":
+      return liveStatus(state, isMuted);
+    case "resting":
+      return state.engine && state.engine !== "ready"
+        ? { tone: "alert", title: "The engine restarts", hint: "The face rests meanwhile. Nothing to do." }
+        : { tone: "alert", title: "The engine is late", hint: "The face rests until it has caught up." };
+    case "waiting":
+      return waitingStatus(state, nowMs);
+    default:
+      return { tone: "alert", title: problemOf(state).title, hint: "" };
+  }
+}
+
+/** @param {any} info @returns {Status} */
+function idleStatus(info) {
+  if (!info) return { tone: "alert", title: "Server not reachable", hint: "This page keeps trying." };
+  if (info.engine.state === "starting") return { tone: "busy", title: "The engine is starting", hint: "" };
+  if (info.engine.state === "restarting") return { tone: "busy", title: "The engine is restarting", hint: "" };
+  if (info.engine.state === "failed") {
+    return { tone: "alert", title: "The engine does not start", hint: "The server's log says why." };
+  }
+  if (info.sessions.active >= info.sessions.max) {
+    return { tone: "busy", title: info.sessions.max === 1 ? "Somebody is speaking" : "All places are taken", hint: "" };
+  }
+  return { tone: "quiet", title: "Ready", hint: "" };
+}
+
+/** @param {State} state @param {boolean} isMuted @returns {Status} */
+function liveStatus(state, isMuted) {
+  if (isMuted) return { tone: "live", title: "Live, microphone muted", hint: "The face rests while you are silent." };
+  return state.source === "microphone"
+    ? { tone: "live", title: "Live", hint: "Best with headphones." }
+    : { tone: "live", title: "Live, sample voice", hint: "You hear it back from the avatar." };
+}
+
+/** @param {State} state @param {number} nowMs @returns {Status} */
+function waitingStatus(state, nowMs) {
+  const seconds = Math.max(0, Math.ceil(((state.retryAtMs ?? nowMs) - nowMs) / 1000));
+  const soon = seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
+  switch (state.reason) {
+    case "busy":
+      return { tone: "busy", title: "Every place is taken", hint: `You are let in as soon as one is free. ${soon}` };
+    case "engine":
+      return { tone: "busy", title: "The engine is getting ready", hint: soon };
+    case "lost":
+      return { tone: "alert", title: "Connection lost", hint: `It comes back by itself. ${soon}` };
+    default:
+      return { tone: "alert", title: "Server not reachable", hint: soon };
+  }
+}
+
+/** @param {State} state @returns {{title: string, text: string}} */
+export function problemOf(state) {
+  const code = state.problem?.code ?? "unknown";
+  const known = words.problems[code];
+  if (known) return known;
+  return { ...words.problems.unknown, text: `${words.problems.unknown.text} ${state.problem?.detail || code}.` };
+}

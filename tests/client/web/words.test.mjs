@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { initialState } from "../../../client/web/machine.js";
+import { microphoneProblem } from "../../../client/web/voice.js";
+import { problemOf, statusOf, words } from "../../../client/web/words.js";
+
+const INFO = { engine: { state: "ready" }, sessions: { active: 0, max: 1 } };
+const at = (change, now = {}) => statusOf({ ...initialState(), ...change }, { info: INFO, isMuted: false, nowMs: 0, ...now });
+
+test("Every phase has words of its own.", () => {
+  const phases = ["idle", "asking", "connecting", "warming", "live", "resting", "waiting", "failed"];
+  const titles = phases.map((phase) => at({ phase }).title);
+  assert.equal(new Set(titles).size, phases.length, titles.join(" | "));
+});
+
+test("A wait counts down and says when it tries again.", () => {
+  const busy = { phase: "waiting", reason: "busy", retryAtMs: 4200 };
+  assert.match(at(busy).hint, /in 5 s/);
+  assert.match(at(busy, { nowMs: 3300 }).hint, /in 1 s/);
+  assert.match(at(busy, { nowMs: 9000 }).hint, /now/);
+});
+
+test("Idle tells what the server is doing.", () => {
+  assert.match(at({}, { info: null }).title, /not reachable/);
+  for (const [state, pattern] of [["starting", /starting/], ["restarting", /restarting/], ["failed", /does not start/]]) {
+    assert.match(at({}, { info: { ...INFO, engine: { state } } }).title, pattern);
+  }
+  assert.match(at({}, { info: { ...INFO, sessions: { active: 1, max: 1 } } }).title, /speaking/);
+});
+
+test("Whatever getUserMedia rejects with has words.", () => {
+  const names = ["NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "SecurityError", "TypeError"];
+  for (const name of names) assert.ok(words.problems[microphoneProblem({ name })], name);
+  assert.notEqual(microphoneProblem({ name: "NotAllowedError" }), microphoneProblem({ name: "NotFoundError" }));
+});
+
+test("Every code that the voice can fail with has words.", () => {
+  const source = readFileSync(new URL("../../../client/web/voice.js", import.meta.url), "utf8");
+  const codes = [...source.matchAll(/"(microphone_\w+|insecure_context|sample_missing)"/g)].map((match) => match[1]);
+  assert.ok(codes.length >= 7);
+  for (const code of codes) assert.ok(words.problems[code], code);
+});
+
+test("A refusal without words of its own shows the server's.", () => {
+  const state = { ...initialState(), problem: { code: "too_large", detail: "the offer has 300000 bytes" } };
+  assert.match(problemOf(state).text, /300000 bytes/);
+});
+
+test("Misses are listed by stage, and none is said as none.", () => {
+  assert.equal(words.ledger.missed({ wait: 0, decode: 2, steps: 1 }), "2 decode, 1 denoise");
+  assert.equal(words.ledger.missed({ wait: 0 }), "none");
+});
