@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.audio.mel import NUM_MELS, POWER_FLOOR
 
-__all__ = ["augment", "log_of_power", "power_of_log"]
+__all__ = ["augment", "augment_mel", "log_of_power", "power_of_log"]
 
 _GAIN_DB = 12.0
 _DB = math.log(10.0) / 10.0
@@ -31,13 +31,23 @@ def log_of_power(power_BTM: Tensor) -> Tensor:
     return (power_BTM + POWER_FLOOR).log()
 
 
-def augment(power_BTM: Tensor, other_BTM: Tensor, generator: torch.Generator) -> Tensor:
+def augment_mel(mel_BTM: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Vary a batch of log-mel spectra, each clip in its own way, without mixing in other sounds; same shape.
+
+    Args:
+        mel_BTM: Log-mel of speech at the usual level.
+        generator: Source of chance, on the same device; without it, PyTorch's own.
+    """
+    return log_of_power(augment(power_of_log(mel_BTM), None, generator))
+
+
+def augment(power_BTM: Tensor, other_BTM: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """Vary a batch, each clip in its own way.
 
     Args:
         power_BTM: Power spectra of speech at the usual level.
         other_BTM: Spectra of other sounds, of the same shape, some of which are mixed in.
-        generator: Source of chance, on the same device.
+        generator: Source of chance, on the same device; without it, PyTorch's own.
 
     Returns:
         Power spectra of the same shape.
@@ -45,27 +55,28 @@ def augment(power_BTM: Tensor, other_BTM: Tensor, generator: torch.Generator) ->
     power_BTM = _shift_bands(power_BTM, generator)
     power_BTM = _reverberate(power_BTM, generator)
     power_BTM = power_BTM * _curve(power_BTM, 4.0, generator)
-    is_mixed = _chance(power_BTM, 0.2, generator)
-    power_BTM = power_BTM + other_BTM * is_mixed * _from_db(power_BTM, -20.0, 3.0, generator)
+    if other_BTM is not None:
+        is_mixed = _chance(power_BTM, 0.2, generator)
+        power_BTM = power_BTM + other_BTM * is_mixed * _from_db(power_BTM, -20.0, 3.0, generator)
     power_BTM = power_BTM + _noise(power_BTM, generator)
     power_BTM = _telephone(power_BTM, generator)
     return power_BTM * _from_db(power_BTM, -_GAIN_DB, _GAIN_DB, generator)
 
 
-def _uniform(like: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+def _uniform(like: Tensor, low: float, high: float, generator: torch.Generator | None) -> Tensor:
     drawn = torch.rand(like.shape[0], 1, 1, generator=generator, device=like.device)
     return low + (high - low) * drawn
 
 
-def _from_db(like: Tensor, low_db: float, high_db: float, generator: torch.Generator) -> Tensor:
+def _from_db(like: Tensor, low_db: float, high_db: float, generator: torch.Generator | None) -> Tensor:
     return (_DB * _uniform(like, low_db, high_db, generator)).exp()
 
 
-def _chance(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _chance(like: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
     return (_uniform(like, 0.0, 1.0, generator) < share).float()
 
 
-def _curve(like: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:
+def _curve(like: Tensor, spread_db: float, generator: torch.Generator | None) -> Tensor:
     """Draw a smooth random colouring over the bands, (B, 1, M)."""
     place = torch.linspace(0.0, math.pi, NUM_MELS, device=like.device)
     waves = torch.stack([torch.cos(k * place) / k**0.5 for k in range(1, 6)])
@@ -73,7 +84,7 @@ def _curve(like: Tensor, spread_db: float, generator: torch.Generator) -> Tensor
     return (_DB * spread_db * heights @ waves).exp()
 
 
-def _shift_bands(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
+def _shift_bands(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     """Stretch the bands a little, as another length of throat would."""
     bands = torch.arange(NUM_MELS, device=power_BTM.device, dtype=torch.float32)
     stretch = _uniform(power_BTM, 0.93, 1.07, generator)
@@ -83,7 +94,7 @@ def _shift_bands(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
     return power_BTM.gather(2, lower) * (1 - share) + power_BTM.gather(2, lower + 1) * share
 
 
-def _reverberate(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
+def _reverberate(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     """Add decaying echoes of the past, in four in ten clips."""
     batch, columns, _ = power_BTM.shape
     decay = _uniform(power_BTM, 0.05, 0.2, generator)
@@ -96,14 +107,14 @@ def _reverberate(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
     return echoed_MBT[..., :columns].permute(1, 2, 0)
 
 
-def _noise(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
+def _noise(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw steady coloured noise, 5 to 50 dB below the usual level of speech, in seven in ten clips."""
     shape = _curve(power_BTM, 7.0, generator) * _chance(power_BTM, 0.7, generator)
     grain = torch.rand(power_BTM.shape, generator=generator, device=power_BTM.device).clamp_min(1e-4).log().neg()
     return 0.0064 * _from_db(power_BTM, -50.0, -5.0, generator) * shape * (0.4 + 0.6 * grain)
 
 
-def _telephone(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
+def _telephone(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     """Cut the lowest and highest bands of one clip in seven."""
     band = torch.arange(NUM_MELS, device=power_BTM.device)
     is_outside = ((band < _TELEPHONE_BANDS[0]) | (band > _TELEPHONE_BANDS[1])).float()

@@ -137,7 +137,8 @@ def _loss(heads: FrontendHeads, features_BFD: Tensor, targets: tuple[Tensor, Ten
     naming = cross_entropy(class_logits_BFV.flatten(0, 1), classes_BF.flatten(), label_smoothing=0.05)
     opening = ((opening_BF - jaw_BF) ** 2).mean()
     speed = ((opening_BF.diff(dim=1) - jaw_BF.diff(dim=1)) ** 2).mean()
-    return divergence + distance + 0.5 * naming + 10.0 * (opening + speed)
+    total: Tensor = divergence + distance + 0.5 * naming + 10.0 * (opening + speed)
+    return total
 
 
 def _predict(
