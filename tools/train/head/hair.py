@@ -175,14 +175,16 @@ def _wanted_direction(
     else:
         top = np.clip((points[:, 1:2] - 7.65) / 0.45, 0, 1)
         behind_face = np.clip(points[:, 2] - 0.30, 0, 1) * np.clip((7.9 - points[:, 1]) / 0.4, 0, 1)
-        inwards = -0.12 - 0.45 * np.clip((7.2 - points[:, 1]) / 0.5, 0, 1) * (np.abs(points[:, 0]) > 0.55)
-        down = np.stack([inwards * points[:, 0], -np.ones(len(points)), -0.10 - 0.9 * behind_face], 1)
+        inwards = -0.05 - 0.16 * np.clip((7.2 - points[:, 1]) / 0.5, 0, 1) * (np.abs(points[:, 0]) > 0.55)
+        down = np.stack([inwards * points[:, 0], -np.ones(len(points)), -0.03 - 0.9 * behind_face], 1)
         wanted = top * np.array(style.comb, np.float32) + (1 - top) * down
         if style.part_x is not None:
             side = np.tanh((points[:, :1] - style.part_x) / 0.05)
             fall = np.concatenate([side, np.full_like(side, -0.5), np.full_like(side, -0.10)], 1)
             wanted = wanted + top * fall
-    along = wanted - (wanted * normals).sum(-1, keepdims=True) * normals
+    # Above the ears hair follows the skull, below it hangs.
+    follows = 1.0 if style.anchor is not None else np.clip((points[:, 1:2] - 7.0) / 0.5, 0, 1)
+    along = wanted - follows * (wanted * normals).sum(-1, keepdims=True) * normals
     return _unit(along.astype(np.float32))
 
 
@@ -194,7 +196,7 @@ def _torso(points: NDArray[np.float32]) -> NDArray[np.float32]:
     front = 0.25 + 0.60 * np.sqrt(below + 1e-6) + 0.22 * np.clip(below, 0, 1)
     back = -0.10 - 0.55 * np.sqrt(below + 1e-6)
     hit = (below > 0) & (np.abs(x) < 2.4)
-    pushed = np.where(z > 0.12, np.maximum(z, front), np.minimum(z, back))
+    pushed = np.where(z > -0.08, np.maximum(z, front), np.minimum(z, back))
     out = points.copy()
     out[..., 2] = np.where(hit, pushed, z)
     neck = (y > 5.7) & (y < 6.7)
@@ -252,7 +254,12 @@ def _path(
     """Walk every strand over the skull, (N, K, 3)."""
     skull = _skull()
     length = _lengths(style, roots, rng)
-    fringe = (roots[:, 2] > 0.55) & (roots[:, 1] > 7.72) & (np.abs(roots[:, 0]) < 0.52) & (style.fringe > 0)
+    fringe = (
+        (roots[:, 2] > 0.55)
+        & (roots[:, 1] > 7.72)
+        & (np.abs(roots[:, 0]) < 0.50 + 0.07 * rng.normal(size=len(roots)))
+        & (style.fringe > 0)
+    )
     brow = np.stack([roots[:, 0] * 1.05, np.full(len(roots), 8.35 - 0.85 * style.fringe), np.full(len(roots), 1.30)], 1)
     to_brow = np.linalg.norm(roots - brow, axis=1) * np.clip(1.06 + 0.05 * rng.normal(size=len(roots)), 0.9, 1.2)
     length = np.where(fringe, to_brow, length)
@@ -277,7 +284,7 @@ def _path(
         far = np.linalg.norm(away, axis=1)
         normal = _unit(away)
         floor = skull.lookup(field, normal) + layer * min(1.0, 4 * u)
-        cling = 0.75 * max(0.0, 1 - 2 * style.lift) * np.clip((point[:, 1] - 6.9) / 0.3, 0, 1)
+        cling = 0.75 * max(0.0, 1 - 2 * style.lift) * np.clip((point[:, 1] - 7.35) / 0.35, 0, 1)
         out = np.where(far < floor, np.where(point[:, 1] > 6.55, floor, far), far + cling * (floor - far))
         point = _torso((SKULL_CENTRE + normal * out[:, None]).astype(np.float32))
         points.append(point)
@@ -428,7 +435,7 @@ def sample_style(name: str, rng: np.random.Generator, *, receding: float = 0.0) 
             base, top_length=u(2.4, 3.3) if far else u(1.55, 1.95), side_length=u(1.7, 2.5) if far else u(0.85, 1.15),
             num_strands=8000, num_points=18 if far else 14, width=0.016, lift=0.12, comb=(0, 0.25, -0.6), part_x=middle,
             gravity=0.5, roughness=0.03, wave=float(rng.choice([0.0, 0.5, 1.0])) * u(0.02, 0.05), clump=0.5,
-            fringe=float(rng.choice([0.0, 0.85], p=[0.72, 0.28])), volume=u(0.05, 0.11),
+            fringe=float(rng.choice([0.0, 0.85], p=[0.72, 0.28])), volume=u(0.10, 0.18),
         )  # fmt: skip
     anchor = (0.0, 8.40, -0.40) if name == "bun" else (0.0, 7.35, -0.85)
     return replace(

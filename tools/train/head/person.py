@@ -49,7 +49,7 @@ IRISES: dict[str, tuple[int, int, int]] = {
     "hazel": (112, 84, 52),
     "green": (88, 104, 80),
     "grey": (100, 114, 122),
-    "blue": (78, 108, 138),
+    "blue": (84, 106, 128),
 }
 NEVER_SAMPLED = ("head-trans", "neck-trans", "asymm", "mouth-trans-in", "head-back")
 
@@ -164,7 +164,7 @@ def _skin(shape: Shape, wishes: Wishes, rng: np.random.Generator) -> tuple[NDArr
 
 
 def _clothes(wishes: Wishes, rng: np.random.Generator) -> Paint:
-    hue, sat, val = rng.random(), rng.uniform(0.05, 0.6), rng.uniform(0.12, 0.85)
+    hue, sat, val = rng.random(), 0.55 * rng.random() ** 1.4, rng.uniform(0.12, 0.82)
     kind = int(rng.choice([0, 1, 2, 3], p=[0.42, 0.20, 0.22, 0.16])) if wishes.cloth_kind is None else wishes.cloth_kind
     if kind == 3:
         val, sat = val * 0.45, sat * 0.5
@@ -194,7 +194,7 @@ def _rested(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
     weights = np.zeros((1, len(ARKIT_NAMES)), np.float32)
     weights[0, ARKIT_NAMES.index("mouthShrugLower")] = 0.14
     weights[0, ARKIT_NAMES.index("mouthRollUpper")] = -0.04
-    return load_head().pose(vertices, weights)[0]
+    return np.asarray(load_head().pose(vertices, weights)[0], np.float32)
 
 
 def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Person:
@@ -211,14 +211,20 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
     shape = _sample_shape(wishes, rng)
     local = _sample_local(wishes.spread, rng)
     # The neutral mesh looks stern: most people's mouths rest a little higher at the corners.
-    local["mouth-angles-up"] = local.get("mouth-angles-up", 0.0) + 0.30
+    wanted = {"mouth-angles-up": 0.30, "l-eye-scale-incr": 0.22, "r-eye-scale-incr": 0.22}
+    if shape.gender < 0.5:
+        wanted |= {"chin-width-decr": 0.25, "nose-scale-horiz-decr": 0.30, "nose-scale-vert-decr": 0.10}
+    for name, weight in wanted.items():
+        local[name] = local.get(name, 0.0) + weight
     vertices = _rested(load_head().identity(shape, local))
     style = _sample_hair(shape, wishes, rng)
     hair, grey = _hair_colour(shape, wishes, rng)
     skin, dark = _skin(shape, wishes, rng)
     female = shape.gender < 0.5
     makeup = float(female and rng.random() < 0.6) * float(rng.uniform(0.2, 0.9))
-    iris_odds = np.array([12, 22, 18, 12, 14, 22] if shape.ancestry[0] > 0.6 else [55, 38, 5, 1, 0.5, 0.5])
+    iris_odds = np.array(
+        [12, 22, 18, 12, 14, 22] if shape.ancestry[0] > 0.6 and dark < 0.4 else [55, 38, 5, 1, 0.5, 0.5]
+    )
     iris = wishes.iris or str(rng.choice(list(IRISES), p=iris_odds / iris_odds.sum()))
     beard = (
         float(rng.choice([0.0, 0.18, 0.35, 0.62, 0.9], p=[0.42, 0.20, 0.14, 0.12, 0.12]))

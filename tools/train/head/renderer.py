@@ -36,6 +36,7 @@ SHADERS = Path(__file__).parent / "shaders"
 SHADOW_SIZE_PX = 1024
 SHADOW_REACH = 2.1
 CHUNK_FRAMES = 24
+MAX_TALL_PX = 8192
 CLOTH_OFFSET = 0.03
 
 
@@ -82,6 +83,7 @@ class Renderer:
     def __init__(self, size: tuple[int, int] = (256, 384), *, supersampling: int = 2) -> None:
         self.size = size
         self._ratio = supersampling
+        self._chunk = max(1, min(CHUNK_FRAMES, MAX_TALL_PX // size[1]))
         self._head = load_head()
         self._context: Any = create_context()
         self._programs = self._compile()
@@ -133,7 +135,7 @@ class Renderer:
         self._big = context.framebuffer(
             [self._big_texture], context.depth_renderbuffer((width * ratio, height * ratio))
         )
-        self._tall = context.framebuffer([context.texture((width, height * CHUNK_FRAMES), 4)])
+        self._tall = context.framebuffer([context.texture((width, height * self._chunk), 4)])
         self._shadow_texture = context.depth_texture((SHADOW_SIZE_PX, SHADOW_SIZE_PX))
         self._shadow_texture.compare_func = "<="
         self._shadow_texture.filter = (moderngl.LINEAR, moderngl.LINEAR)
@@ -198,8 +200,8 @@ class Renderer:
         frames = np.empty((num_frames, height, width, 3), np.uint8)
         landmarks = np.empty((num_frames, len(LANDMARK_NAMES), 2), np.float32)
         turns = rotation(head_pose)
-        for start in range(0, num_frames, CHUNK_FRAMES):
-            part = slice(start, min(start + CHUNK_FRAMES, num_frames))
+        for start in range(0, num_frames, self._chunk):
+            part = slice(start, min(start + self._chunk, num_frames))
             vertices = self._head.pose(person.vertices, expression[part])
             packed = self._pack(vertices)
             for k in range(len(vertices)):

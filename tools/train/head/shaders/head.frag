@@ -16,7 +16,7 @@ float hairline_y(vec3 p) {
     return y;
 }
 float scalp(vec3 p) {
-    float ax = abs(p.x), d = p.y - hairline_y(p) + 0.07 * (noise(p * 22.0) - 0.5) + 0.05 * (noise(p * 60.0) - 0.5);
+    float ax = abs(p.x), d = p.y - hairline_y(p) + 0.035 * (noise(p * 20.0) - 0.5) + 0.05 * (noise(p * vec3(85, 30, 85)) - 0.5);
     float ear = step(0.70, ax) * step(p.y, 7.48) * step(0.02, p.z);
     return ramp(-0.5 * hairline_softness, hairline_softness, d) * step(6.5, p.y) * (1.0 - ear);
 }
@@ -116,7 +116,7 @@ void under_hair(inout Surface s) {
 Surface eyeball(vec3 n, vec3 v) {
     vec3 p = rest_position, centre = vec3(sign(p.x) * 0.311, 7.285, 1.245), d = normalize(p - centre);
     float angle = acos(clamp(d.z, -1.0, 1.0)), around = atan(d.y, d.x), edge = 0.495;
-    vec3 white = vec3(0.70, 0.665, 0.645) - vec3(0.02, 0.13, 0.13) * ramp(0.55, 1.15, angle);
+    vec3 white = vec3(0.64, 0.61, 0.59) - vec3(0.02, 0.13, 0.13) * ramp(0.55, 1.15, angle);
     white = mix(white, white * vec3(1.0, 0.86, 0.84), 0.6 * ramp(0.55, 0.75, noise(vec3(around * 9.0, angle * 4.0, 8.0))) * ramp(0.5, 1.0, angle));
     float fibre = noise(vec3(around * 11.0, angle * 7.0, 2.0)) * 0.6 + 0.4 * noise(vec3(around * 24.0, angle * 11.0, 6.0));
     vec3 iris = iris_colour * (0.55 + 0.95 * fibre) * mix(1.55, 0.85, ramp(0.20, 0.42, angle));
@@ -125,7 +125,7 @@ Surface eyeball(vec3 n, vec3 v) {
     vec3 a = mix(iris, white, ramp(edge - 0.035, edge + 0.035, angle));
     a = mix(vec3(0.004), a, ramp(0.185, 0.225, angle));
     float lid = posed_position.y - eye_height;
-    float ao = mix(0.42, 1.0, ramp(0.105, 0.015, lid)) * mix(0.75, 1.0, ramp(-0.12, -0.06, lid)) * mix(1.0, 0.55, ramp(0.55, 1.05, angle));
+    float ao = mix(0.42, 1.0, ramp(0.105, 0.015, lid)) * mix(0.75, 1.0, ramp(-0.12, -0.06, lid)) * mix(1.0, 0.45, ramp(0.60, 1.15, angle));
     return Surface(a, n, 0.18, 0.03, 0.30, ao);
 }
 vec3 catch_light(vec3 n, vec3 v, float lit) {
