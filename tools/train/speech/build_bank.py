@@ -1,7 +1,8 @@
 """Make the speech banks: `python -m tools.train.speech.build_bank --out .train`.
 
-Writes `bank.npz`, the speech that the training videos are rendered to, and `bank_more.npz`, further speech for the
-audio front end alone. Needs the system packages espeak-ng, flite and festvox-ru and the `train` extra.
+Writes `bank.npz`, the speech that the training videos are rendered to, `bank_more.npz`, further speech for the audio
+front end alone, and `librivox.npz`, held-out real speech. Needs the system packages espeak-ng, flite, festvox-ru and
+pocketsphinx-testdata and the `train` extra.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.audio.mel import ANALYSIS_LEAD_SAMPLES, log_mel, mel_power
+from pipeline.audio.level import LevelTracker
+from pipeline.audio.mel import ANALYSIS_LEAD_SAMPLES, frame_power, log_mel, mel_power, samples_to_float
 from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tools.train.speech.bank import BankSource, SpeechBank, quantise_mel
+from tools.train.speech.librivox import load_librivox
 from tools.train.speech.sounds import background, non_speech
 from tools.train.speech.sources import SOURCES, Utterance
 from tools.train.speech.visemes import NUM_VISEMES, Phone, frame_classes, viseme_curves
@@ -156,6 +159,23 @@ def make_quiet(job: Job) -> BankSource:
     return _join(parts, ["quiet"] * len(parts), [index % 8 == 0 for index in range(len(parts))])
 
 
+def make_librivox() -> SpeechBank:
+    """Take in the held-out real speech as a live stream would, levelled by what was heard so far."""
+    parts = []
+    for clip in load_librivox():
+        sound = np.pad(samples_to_float(clip.pcm), ANALYSIS_LEAD_SAMPLES)
+        gains = LevelTracker().gains(frame_power(sound))
+        parts.append(
+            _Part(
+                mel_codes=quantise_mel(log_mel(mel_power(sound) * gains[:, None])),
+                visemes=np.rint(clip.visemes * 255).astype(np.uint8),
+                loudness=np.clip(np.rint(clip.loudness * 85), 0, 255).astype(np.uint8),
+                classes=frame_classes(clip.phones, len(clip.visemes)),
+            )
+        )
+    return SpeechBank({"librivox": _join(parts, ["librivox/austen"] * len(parts), [True] * len(parts))})
+
+
 def make_source(job: Job) -> tuple[Job, BankSource]:
     """Do one job.
 
@@ -191,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(".train"), help="folder to write to")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual length, for trials")
     parser.add_argument("--processes", type=int, default=2, help="how many jobs run at once")
-    parser.add_argument("--banks", nargs="+", default=["bank", "bank_more"], help="which banks to make")
+    parser.add_argument("--banks", nargs="+", default=["bank", "bank_more", "librivox"], help="which to make")
     options = parser.parse_args(arguments)
     jobs = [
         Job(bank=job.bank, source=job.source, minutes=job.minutes * options.scale, seed=job.seed, skip=job.skip)
@@ -204,8 +224,10 @@ def main(arguments: list[str] | None = None) -> None:
         for job, source in pool.imap_unordered(make_source, jobs):
             print(f"{job.bank}/{job.source}: {source.num_frames / FPS / 60:.1f} min", flush=True)
             made.setdefault(job.bank, {})[job.source] = source
-    for name, sources in made.items():
-        bank = SpeechBank(dict(sorted(sources.items())))
+    banks = {name: SpeechBank(dict(sorted(sources.items()))) for name, sources in made.items()}
+    if "librivox" in options.banks:
+        banks["librivox"] = make_librivox()
+    for name, bank in banks.items():
         path = options.out / f"{name}.npz"
         bank.save(path)
         print(f"{path}: {bank.minutes:.1f} min, {path.stat().st_size / 1e6:.1f} MB", flush=True)
