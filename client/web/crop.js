@@ -26,6 +26,10 @@ export class UploadDialog {
     this.chosen = null;
     /** @type {string|null} */
     this.url = null;
+    this.aspect = 1;
+    /** @type {import("./api.js").Crop|null} */
+    this.crop = null;
+    /** @type {Map<number, PointerEvent>} */
     this.pointers = new Map();
     this.#bindChoosing();
     this.#bindCropping();
@@ -114,6 +118,7 @@ export class UploadDialog {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = null;
     this.chosen = null;
+    this.crop = null;
     this.pointers.clear();
     this.image.removeAttribute("src");
   }

@@ -37,15 +37,11 @@ export function toRow(message) {
 }
 
 export class Ledger {
-  constructor() {
-    this.clear();
-  }
+  /** @type {WindowRow[]} Oldest first. */
+  rows = [];
 
   clear() {
-    /** @type {WindowRow[]} */
     this.rows = [];
-    /** @type {any} */
-    this.stats = null;
   }
 
   /** @param {any} message A `ledger` message. */

@@ -56,7 +56,6 @@ export class LedgerPanel {
 
   /** @param {any} stats A `stats` message. */
   setStats(stats) {
-    this.ledger.stats = stats;
     if (!stats.windows) return;
     for (const name of ["p50", "p95", "p99"]) this.#figure(name, String(Math.round(stats.latency_ms[name])));
     this.#figure("pace", String(Math.round(stats.pace_ms.p50)));

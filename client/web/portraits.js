@@ -94,7 +94,7 @@ export class Portraits {
     for (const portrait of this.list) row.insertBefore(this.#tile(portrait), upload);
     adjust.hidden = !this.own.has(this.chosenId ?? "");
     this.#scrollToChosen();
-    if (focused) row.querySelector("input:checked")?.focus();
+    if (focused) /** @type {HTMLElement|null} */ (row.querySelector("input:checked"))?.focus();
   }
 
   /** Only the row moves, never the page. */

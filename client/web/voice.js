@@ -57,8 +57,7 @@ async function openMicrophone(audio, onLost) {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new VoiceError(window.isSecureContext ? "microphone_unsupported" : "insecure_context");
   }
-  const session = /** @type {any} */ (navigator).audioSession;
-  if (session) session.type = "play-and-record";
+  setAudioSession("play-and-record");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({
@@ -81,8 +80,15 @@ async function openMicrophone(audio, onLost) {
       track.removeEventListener("ended", ended);
       source.disconnect();
       track.stop();
+      setAudioSession("auto");
     },
   };
+}
+
+/** Safari on phones: keeps the loudspeaker loud while the microphone is open. @param {"play-and-record"|"auto"} type */
+function setAudioSession(type) {
+  const session = /** @type {any} */ (navigator).audioSession;
+  if (session) session.type = type;
 }
 
 /**
