@@ -1,0 +1,261 @@
+"""Sound and movie files: decoding any sound as it goes, writing H.264 + AAC with sound and picture aligned.
+
+Media time is counted in samples from the first decoded sample and in frames of 40 ms; both start at 0. Nothing here
+holds more than a moment of a file in memory. All calls block: keep them off the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.container import InputContainer, OutputContainer
+from numpy.typing import NDArray
+
+from pipeline.errors import MediaError
+from pipeline.geometry import FPS, SAMPLE_RATE_HZ
+
+__all__ = ["AudioFile", "EngineResampler", "MovieWriter", "decode_audio"]
+
+# Rates that both AAC and every player know; others are resampled to the last one.
+AAC_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+AAC_BPS_PER_CHANNEL = 96_000
+X264_OPTIONS = {"crf": "18", "preset": "medium"}
+# ITU-T H.273 code points: BT.601 (525 lines), limited range.
+BT601, LIMITED_RANGE = 6, 1
+# Samples per chunk that decoding gives, about.
+CHUNK_SAMPLES = SAMPLE_RATE_HZ // 2
+
+
+class AudioFile:
+    """A file with sound, of any format, rate and layout; a film's sound too. Close it, or use it in a `with`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        MediaError: It cannot be read, is no media file, or holds no sound.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._what = f"audio file {path}"
+        self._container = _open(self._what, path)
+        if not self._container.streams.audio:
+            self._container.close()
+            raise MediaError(self._what, "without an audio stream", "it has to contain sound")
+        self._stream = self._container.streams.audio[0]
+        self.rate_hz = int(self._stream.rate or 0)
+        self.num_channels = int(self._stream.codec_context.channels)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Length as the file declares it, in seconds; None if it does not. For progress only: it may be wrong."""
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
+
+    def frames(self) -> Iterator[AudioFrame]:
+        """Decode, once, from the beginning.
+
+        Yields:
+            Frames in the file's own format, without gaps.
+
+        Raises:
+            MediaError: The file is damaged or holds no sample.
+        """
+        num_samples, is_damaged = 0, False
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                for frame in self._stream.decode(packet):
+                    num_samples += frame.samples
+                    yield frame
+            except av.FFmpegError as exc:
+                # Many files begin with a broken packet (cut from a stream, tags in odd places); later ones are damage.
+                if num_samples > 0:
+                    raise self._damaged(num_samples, exc) from exc
+                is_damaged = True
+        if num_samples == 0 and is_damaged:
+            raise MediaError(self._what, "damaged from the first sample", "it has to decode completely")
+        if num_samples == 0:
+            raise MediaError(self._what, "0 samples long", "it has to contain sound")
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _damaged(self, num_samples: int, exc: av.FFmpegError) -> MediaError:
+        place_s = num_samples / self.rate_hz
+        reason = (exc.strerror or type(exc).__name__).lower()
+        return MediaError(self._what, f"damaged after {place_s:.2f} s ({reason})", "it has to decode completely")
+
+
+class EngineResampler:
+    """Turns decoded frames into the engine's sound: 16 kHz, mono, int16, aligned to the first sample."""
+
+    def __init__(self) -> None:
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+
+    def push(self, frame: AudioFrame | None) -> NDArray[np.int16]:
+        """Convert a frame.
+
+        Args:
+            frame: The next frame, or None at the end to get what the filter still holds.
+
+        Returns:
+            As many samples as are ready, (num_samples,).
+        """
+        if frame is not None:
+            # The resampler would take a jump of the pts for lost sound; sound is counted in samples here.
+            frame.pts = None
+        parts = [part.to_ndarray().reshape(-1) for part in self._resampler.resample(frame)]
+        return np.concatenate(parts).astype(np.int16, copy=False) if parts else np.zeros(0, np.int16)
+
+
+def decode_audio(path: Path) -> Iterator[NDArray[np.int16]]:
+    """Decode a file into the engine's sound.
+
+    Args:
+        path: Any file with sound.
+
+    Yields:
+        16 kHz mono samples, (num_samples,), in chunks of about half a second.
+
+    Raises:
+        MediaError: The file cannot be used.
+    """
+    with AudioFile(path) as file:
+        resampler = EngineResampler()
+        waiting: list[NDArray[np.int16]] = []
+        for frame in file.frames():
+            waiting.append(resampler.push(frame))
+            if sum(len(part) for part in waiting) >= CHUNK_SAMPLES:
+                yield np.concatenate(waiting)
+                waiting.clear()
+        waiting.append(resampler.push(None))
+        last = np.concatenate(waiting)
+        if len(last) > 0:
+            yield last
+
+
+class MovieWriter:
+    """Writes an MP4: pictures at 25 per second from media time 0, and a sound that starts at media time 0.
+
+    Writes beside the target under a temporary name; `finish` gives it its name. Leaving the `with` block in any other
+    way removes it, so a half file is never left behind.
+
+    Args:
+        path: The file to write; an existing one is replaced by `finish`.
+        height_px: Height of the pictures, even.
+        width_px: Width of the pictures, even.
+        rate_hz: Rate of the sound that comes.
+        num_channels: Channels of the sound that comes; more than two are mixed down to two.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, height_px: int, width_px: int, rate_hz: int, num_channels: int) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.part")
+        # Fails at once, and with the system's words, where the muxer would fail later.
+        self._part.open("wb").close()
+        self._container: OutputContainer = av.open(
+            str(self._part), "w", format="mp4", options={"movflags": "+faststart+write_colr"}
+        )
+        self._video = self._container.add_stream("libx264", rate=FPS, options=X264_OPTIONS)
+        context = self._video.codec_context
+        context.height, context.width, context.pix_fmt = height_px, width_px, "yuv420p"
+        context.time_base = Fraction(1, FPS)
+        context.colorspace, context.color_range = BT601, LIMITED_RANGE
+        context.color_primaries, context.color_trc = BT601, BT601
+        rate_hz = rate_hz if rate_hz in AAC_RATES_HZ else AAC_RATES_HZ[-1]
+        layout = "mono" if num_channels == 1 else "stereo"
+        self._audio = self._container.add_stream("aac", rate=rate_hz, layout=layout)
+        self._audio.codec_context.bit_rate = AAC_BPS_PER_CHANNEL * (1 if num_channels == 1 else 2)
+        self._resampler = AudioResampler(format="fltp", layout=layout, rate=rate_hz, frame_size=1024)
+        self._num_samples = 0
+        self.num_frames = 0
+        self._is_open = True
+
+    def add_sound(self, frame: AudioFrame | None) -> None:
+        """Append sound.
+
+        Args:
+            frame: A decoded frame, or None after the last.
+        """
+        if frame is not None:
+            frame.pts = None
+        for part in self._resampler.resample(frame):
+            part.pts = self._num_samples
+            part.time_base = Fraction(1, part.sample_rate)
+            self._num_samples += part.samples
+            self._container.mux(self._audio.encode(part))
+
+    def add_pictures(self, pictures: NDArray[np.uint8]) -> None:
+        """Append pictures.
+
+        Args:
+            pictures: I420 (BT.601, limited range), (num_frames, height_px * 3 // 2, width_px).
+        """
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            frame.pts = self.num_frames
+            frame.time_base = Fraction(1, FPS)
+            frame.colorspace, frame.color_range = BT601, LIMITED_RANGE
+            self.num_frames += 1
+            self._container.mux(self._video.encode(frame))
+
+    def finish(self) -> None:
+        """Write what the encoders still hold and give the file its name."""
+        self._container.mux(self._video.encode(None))
+        self._container.mux(self._audio.encode(None))
+        self._is_open = False
+        self._container.close()
+        os.replace(self._part, self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._is_open:
+            self._is_open = False
+            # The file goes away: an error about its end (a full disk again) would hide the first one.
+            with contextlib.suppress(av.FFmpegError):
+                self._container.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _open(what: str, path: Path) -> InputContainer:
+    """Open a local file, and nothing else: no URL, no playlist that names one."""
+    rule = "it has to be a sound or video file"
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as exc:
+        raise MediaError(what, f"unreadable ({(exc.strerror or type(exc).__name__).lower()})", rule) from exc
+    if is_empty:
+        raise MediaError(what, "0 bytes long", rule)
+    try:
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except av.FFmpegError as exc:
+        reason = (exc.strerror or type(exc).__name__).lower()
+        raise MediaError(what, f"not a media file ({reason})", rule) from exc

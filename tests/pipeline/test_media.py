@@ -1,0 +1,219 @@
+"""Sound files of every kind, good and bad, and movies whose sound and picture agree."""
+
+from __future__ import annotations
+
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.errors import MediaError
+from pipeline.media import AudioFile, EngineResampler, MovieWriter, decode_audio
+
+pytestmark = pytest.mark.unit
+
+
+def clicks(rate_hz: int, seconds: float, *, every_s: float = 0.5) -> np.ndarray:
+    """Silence with a 4 ms burst that starts at every multiple of `every_s`."""
+    time_s = np.arange(round(rate_hz * seconds)) / rate_hz
+    return np.where(time_s % every_s < 0.004, 0.5 * np.sin(2 * np.pi * 1000 * time_s), 0)
+
+
+def write_sound(
+    path: Path, sound: np.ndarray, *, rate_hz: int, codec: str, layout: str = "mono", form: str | None = None
+) -> None:
+    """Encode a mono sound into a file, the same in all channels."""
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        context = stream.codec_context
+        num_channels = context.channels
+        pcm = np.repeat((sound * 32767).astype(np.int16)[:, None], num_channels, 1).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_wav(path: Path, pcm: np.ndarray, rate_hz: int = 16_000) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes(pcm.astype("<i2").tobytes())
+
+
+def onsets_s(pcm: np.ndarray, rate_hz: int) -> list[float]:
+    """Times at which a sound begins after silence."""
+    loud = np.flatnonzero(np.abs(pcm.astype(float)) > 0.15 * np.abs(pcm).max())
+    starts = loud[np.flatnonzero(np.diff(loud, prepend=-(10**9)) > 0.1 * rate_hz)]
+    return [float(start) / rate_hz for start in starts]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate_hz", "layout"),
+    [
+        ("a.wav", "pcm_s16le", 16_000, "mono"),
+        ("a.wav", "pcm_s16le", 8_000, "mono"),
+        ("a.wav", "pcm_f32le", 44_100, "stereo"),
+        ("a.wav", "pcm_s24le", 96_000, "5.1"),
+        ("a.flac", "flac", 48_000, "stereo"),
+        ("a.ogg", "libopus", 48_000, "stereo"),
+        ("a.mp3", "libmp3lame", 22_050, "mono"),
+        ("a.m4a", "aac", 44_100, "stereo"),
+        ("a.mkv", "libopus", 48_000, "mono"),
+    ],
+)
+def test_any_format_comes_out_in_16_khz_at_its_own_time(
+    tmp_path: Path, name: str, codec: str, rate_hz: int, layout: str
+) -> None:
+    path = tmp_path / name
+    write_sound(path, clicks(rate_hz, 2.25), rate_hz=rate_hz, codec=codec, layout=layout)
+    pcm = np.concatenate(list(decode_audio(path)))
+    assert pcm.dtype == np.int16
+    assert len(pcm) / 16_000 == pytest.approx(2.25, abs=0.08)
+    assert onsets_s(pcm, 16_000) == pytest.approx([0, 0.5, 1, 1.5, 2], abs=0.003)
+
+
+def test_a_sound_in_the_engine_s_own_format_is_not_changed(tmp_path: Path) -> None:
+    pcm = np.random.default_rng(0).integers(-20_000, 20_000, 50_001, np.int16)
+    write_wav(tmp_path / "a.wav", pcm)
+    assert np.array_equal(np.concatenate(list(decode_audio(tmp_path / "a.wav"))), pcm)
+
+
+def test_decoding_goes_in_small_chunks(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.zeros(16_000 * 60))
+    sizes = [len(chunk) for chunk in decode_audio(tmp_path / "a.wav")]
+    assert sum(sizes) == 16_000 * 60
+    assert max(sizes) <= 16_000
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 48_000, 192_000])
+def test_resampling_keeps_the_length(rate_hz: int) -> None:
+    resampler = EngineResampler()
+    num_samples = 0
+    for start in range(0, rate_hz * 3, 1000):
+        count = min(1000, rate_hz * 3 - start)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, count), np.int16), format="s16", layout="mono")
+        frame.sample_rate = rate_hz
+        num_samples += len(resampler.push(frame))
+    num_samples += len(resampler.push(None))
+    assert num_samples == pytest.approx(48_000, abs=1)
+
+
+def test_a_file_without_sound_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((96, 64), np.uint8), format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError, match=r"silent.mp4 is without an audio stream, but it has to contain sound"):
+        list(decode_audio(path))
+
+
+def test_a_sound_of_no_length_is_refused(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.zeros(0))
+    with pytest.raises(MediaError, match=r"a.wav is (0 samples long|not a media file)"):
+        list(decode_audio(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "0 bytes long"),
+        (b"just some text, nothing to hear\n" * 50, "not a media file"),
+        (bytes(5000), "not a media file"),
+        (b"#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:1/a.ts\n", "not a media file"),
+    ],
+)
+def test_what_is_no_media_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=f"a.wav is {problem}.*but it has to be a sound or video file"):
+        AudioFile(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"unreadable \(no such file or directory\)"):
+        AudioFile(tmp_path / "none.wav")
+    with pytest.raises(MediaError, match=r"unreadable \(is a directory\)"):
+        AudioFile(tmp_path)
+
+
+def test_damage_in_the_middle_is_reported_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.m4a"
+    rng = np.random.default_rng(0)
+    write_sound(path, rng.normal(0, 0.1, 48_000 * 4), rate_hz=48_000, codec="aac")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = rng.bytes(3000)
+    path.write_bytes(bytes(data))
+    with pytest.raises(MediaError, match=r"damaged after [12]\.\d\d s"):
+        list(decode_audio(path))
+
+
+def movie(path: Path, *, rate_hz: int, num_channels: int, num_frames: int = 60) -> None:
+    """Write a movie that is white, and clicks, at every 12th frame."""
+    sound = clicks(rate_hz, num_frames / 25, every_s=0.48)
+    layout = {1: "mono", 2: "stereo"}[num_channels]
+    with MovieWriter(path, height_px=96, width_px=64, rate_hz=rate_hz, num_channels=num_channels) as writer:
+        pcm = np.repeat((sound * 32767).astype(np.int16)[:, None], num_channels, 1).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout=layout)
+        frame.sample_rate = rate_hz
+        writer.add_sound(frame)
+        writer.add_sound(None)
+        pictures = np.full((num_frames, 144, 64), 128, np.uint8)
+        pictures[:, :96] = np.where(np.arange(num_frames) % 12 == 0, 235, 16)[:, None, None]
+        writer.add_pictures(pictures)
+        writer.finish()
+
+
+@pytest.mark.parametrize(("rate_hz", "num_channels"), [(16_000, 1), (44_100, 2), (48_000, 2), (11_025, 1)])
+def test_sound_and_picture_of_a_movie_start_together(tmp_path: Path, rate_hz: int, num_channels: int) -> None:
+    """Flashes and clicks are decoded again by their time stamps: they fall together to 3 ms."""
+    path = tmp_path / "a.mp4"
+    movie(path, rate_hz=rate_hz, num_channels=num_channels)
+    with av.open(str(path)) as container:
+        pictures = [(frame.time, frame.to_ndarray(format="gray").mean()) for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        parts = list(container.decode(audio=0))
+    assert [time for time, _ in pictures] == pytest.approx([i / 25 for i in range(60)])
+    flashes = [time for time, brightness in pictures if brightness > 128]
+    start_s = parts[0].time
+    pcm = np.concatenate([part.to_ndarray()[0] for part in parts])
+    heard = [start_s + onset for onset in onsets_s(pcm * 32767, parts[0].sample_rate)]
+    assert len(heard) == 5
+    assert heard == pytest.approx(flashes, abs=0.003)
+
+
+def test_a_movie_says_what_its_colours_are_and_starts_fast(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    movie(path, rate_hz=16_000, num_channels=1)
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range, context.pix_fmt) == (6, 1, "yuv420p")
+        assert container.streams.video[0].average_rate == 25
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_a_movie_that_is_not_finished_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"the old one")
+
+    def interrupted() -> None:
+        with MovieWriter(path, height_px=96, width_px=64, rate_hz=16_000, num_channels=1) as writer:
+            writer.add_pictures(np.zeros((30, 144, 64), np.uint8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+    assert path.read_bytes() == b"the old one"
+
+
+def test_a_path_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        MovieWriter(tmp_path / "nowhere" / "a.mp4", height_px=96, width_px=64, rate_hz=16_000, num_channels=1)
