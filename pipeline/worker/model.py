@@ -60,6 +60,9 @@ class ModelStream(Protocol):
     def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
         """Make the 12 frames of the next window.
 
+        The iterator is run to its end, except where the window is given up half-way: then it is closed, and
+        `interrupt` or `close` follows.
+
         Args:
             pcm: The window and its right context, (7680 + right_context_samples,). Valid during the call only.
             marks: Where to note the stages.

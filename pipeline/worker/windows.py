@@ -25,7 +25,7 @@ class AudioWindow:
     index: int
     """Index in the stream."""
     pcm: NDArray[np.int16]
-    """The window and its right context, (WINDOW_SAMPLES + right_context_samples,); valid until the next push."""
+    """The window and its right context, (WINDOW_SAMPLES + right_context_samples,); the receiver's own."""
     captured_s: float
     """When its last own sample reached the engine."""
     complete_s: float
@@ -52,10 +52,6 @@ class WindowAssembler:
         self._is_ended = False
         self.next_window = 0
         """Index of the window that comes next."""
-        self.gap_samples = 0
-        """Samples of silence put in where sound was missing."""
-        self.overlap_samples = 0
-        """Samples that were pushed a second time and dropped."""
 
     @property
     def num_complete(self) -> int:
@@ -77,19 +73,14 @@ class WindowAssembler:
         """Add samples.
 
         Args:
-            pcm: 16 kHz mono, (num_samples,).
-            pts: Index of the first sample. A gap becomes silence, what is already there is dropped.
+            pcm: 16 kHz mono, (num_samples,), not empty.
+            pts: Index of the first sample, not before the end of what is there. A gap becomes silence.
             captured_s: When they reached the engine.
         """
         assert not self._is_ended, "sound after the end"
-        overlap = min(max(0, self._end - pts), len(pcm))
-        self.overlap_samples += overlap
-        pcm, pts = pcm[overlap:], pts + overlap
-        if not len(pcm):
-            return
+        assert pts >= self._end, (pts, self._end)
         if self._is_fresh:
             self._start_epoch(pts)
-        self.gap_samples += pts - self._end
         self._append(np.zeros(pts - self._end, np.int16))
         self._append(pcm)
         self._arrivals.append((self._end, captured_s))
@@ -112,11 +103,10 @@ class WindowAssembler:
         assert self.num_complete > 0, "no window is complete"
         index = self.next_window
         end = self._window_end(index)
+        pcm = np.zeros(WINDOW_SAMPLES + self._right_context_samples, np.int16)
         first = index * WINDOW_SAMPLES - self._origin
-        pcm = self._samples[first : end + self._right_context_samples - self._origin]
-        if end + self._right_context_samples > self._end:
-            pcm = pcm.copy()
-            pcm[self._end - index * WINDOW_SAMPLES :] = 0
+        present = self._samples[first : min(first + len(pcm), self._end - self._origin)]
+        pcm[: len(present)] = present
         window = AudioWindow(index=index, pcm=pcm, captured_s=self._arrival_s(end), complete_s=self.oldest_complete_s())
         self.skip(1)
         return window
