@@ -523,11 +523,11 @@ class DiT(nn.Module):
             )
         if (text is not None) != (self.config.text_dim is not None):
             raise ValueError(f"text given: {text is not None}, model knows text: {self.config.text_dim is not None}")
+        rotation = self._sink_rotation(reference_BCHW)
         kinds = self.trainable_cond_mask.weight
         x_BEC = self.patch_embedding(reference_BCHW[:, :, None]) + kinds[_REFERENCE]
         if motion_BCTHW is not None:
             x_BEC = torch.cat([x_BEC, self.frame_packer(motion_BCTHW) + kinds[_MOTION]], dim=1)
-        rotation = self._sink_rotation(reference_BCHW)
         time_6BF1C = self._project_time(self._embed_time(torch.zeros(1, 1, device=x_BEC.device)))
         layers = []
         for layer, block in enumerate(self._blocks()):
