@@ -1,11 +1,12 @@
 """The engine in a worker process: implements `pipeline.api.Engine`, and keeps the worker alive.
 
 States: `starting` until the first worker is ready, `ready`, `restarting` from a failure until the next worker is ready,
-`failed` once restarting was given up, `stopped` after `aclose`. Streams of a worker that dies end with its error.
+`failed` when there is no worker and there will be none: restarting was given up, or the engine was closed. Streams of a
+worker that dies end with its error.
 
 Order of `aclose`, which is the order of a shutdown:
 
-1. the state becomes `stopped`: `open` refuses, a failure is not followed by a restart;
+1. the state becomes `failed`: `open` refuses, and no worker is started any more;
 2. open streams end as if closed by their users, who may be waiting in them;
 3. a ready worker is told to shut down and may finish the batch it is making; one that is not ready is killed;
 4. one that has not ended within `shutdown_timeout_s` leaves its stacks in the log and is killed;
@@ -20,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import Literal
 
 from pipeline.api import EngineInfo, StreamRequest
 from pipeline.config import EngineConfig
@@ -36,14 +37,8 @@ __all__ = ["EngineState", "WorkerEngine"]
 _logger = logging.getLogger(__name__)
 
 
-class EngineState(StrEnum):
-    """What an engine is doing."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    FAILED = "failed"
-    STOPPED = "stopped"
+EngineState = Literal["starting", "ready", "restarting", "failed"]
+"""What an engine is doing; the module's text says what each means."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,8 +67,9 @@ class WorkerEngine:
         self._config = config
         self._rank = rank
         self._now_s = now_s
-        self._state = EngineState.STARTING
-        self._listeners: list[Callable[[EngineState], None]] = []
+        self._state: EngineState = "starting"
+        self._is_closed = False
+        self._listeners: list[Callable[[], None]] = []
         self._settled = asyncio.Event()
         self._live: _Live | None = None
         self._supervisor_task: asyncio.Task[None] | None = None
@@ -100,14 +96,14 @@ class WorkerEngine:
         """Process id of the ready worker."""
         return None if self._live is None else self._live.worker.pid
 
-    def subscribe(self, listener: Callable[[EngineState], None]) -> Callable[[], None]:
+    def watch(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Be told of every change of state, on the loop.
 
         Args:
-            listener: Called with the new state; it must not block or raise.
+            listener: Called after the change; it must not block or raise.
 
         Returns:
-            A function that ends the subscription.
+            A function that ends it.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
@@ -127,8 +123,8 @@ class WorkerEngine:
             WorkerError: The engine was given up or stopped.
         """
         while self._live is None:
-            if self._state in (EngineState.FAILED, EngineState.STOPPED):
-                raise self.failure or WorkerError("the engine is stopped")
+            if self._state == "failed":
+                raise self.failure or WorkerError("the engine is closed")
             await self._settled.wait()
         return self._live.info
 
@@ -191,7 +187,8 @@ class WorkerEngine:
         await asyncio.shield(self._closing_task)
 
     async def _close(self) -> None:
-        self._become(EngineState.STOPPED)
+        self._is_closed = True
+        self._become("failed")
         live, supervisor_task = self._live, self._supervisor_task
         if supervisor_task is None:
             return
@@ -213,16 +210,16 @@ class WorkerEngine:
         num_failures = 0
         while True:
             ready_for_s, is_permanent = await self._run_worker()
-            if self._state is EngineState.STOPPED:
+            if self._is_closed:
                 return
             decision = after_failure(num_failures, ready_for_s=ready_for_s, config=self._config)
             num_failures = decision.num_failures
             if is_permanent or decision.delay_s is None:
                 _logger.error("engine gives up after %d failures in a row: %s", num_failures, self.failure)
-                self._become(EngineState.FAILED)
+                self._become("failed")
                 return
             _logger.warning("worker %d failed: %s; restart in %.1f s", self._rank, self.failure, decision.delay_s)
-            self._become(EngineState.RESTARTING)
+            self._become("restarting")
             await asyncio.sleep(decision.delay_s)
             self.num_restarts += 1
 
@@ -236,11 +233,11 @@ class WorkerEngine:
         try:
             worker = await spawn_worker(self._config, rank=self._rank)
             self._live = await self._make_live(worker)
-            self._become(EngineState.READY)
+            self._become("ready")
             while True:
                 self._dispatch(self._live, await worker.receive())
         except WorkerError as exc:
-            if self._state is not EngineState.STOPPED:
+            if not self._is_closed:
                 self.failure = exc
             ready_for_s = 0.0 if self._live is None else self._now_s() - self._live.ready_s
             return ready_for_s, worker is not None and worker.is_failure_permanent
@@ -262,9 +259,9 @@ class WorkerEngine:
     async def _clean_up(self, worker: WorkerProcess | None) -> None:
         live, self._live = self._live, None
         if live is not None:
-            if self._state is EngineState.READY:
-                self._become(EngineState.RESTARTING)
-            failure = self.failure or WorkerError("the engine is stopped")
+            if self._state == "ready":
+                self._become("restarting")
+            failure = self.failure or WorkerError("the engine is closed")
             for opened in live.opening.values():
                 if not opened.done():
                     opened.set_exception(failure)
@@ -316,16 +313,16 @@ class WorkerEngine:
             stream.fail(failure)
 
     def _become(self, state: EngineState) -> None:
-        if state is self._state:
+        if state == self._state:
             return
         self._state = state
-        if state in (EngineState.READY, EngineState.FAILED, EngineState.STOPPED):
+        if state in ("ready", "failed"):
             self._settled.set()
         else:
             self._settled.clear()
         _logger.info("engine is %s", state)
         for listener in list(self._listeners):
-            listener(state)
+            listener()
 
 
 def _check_request(request: StreamRequest, info: EngineInfo) -> None:
