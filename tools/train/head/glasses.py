@@ -87,8 +87,8 @@ def sample_frame(vertices: NDArray[np.float32], rng: np.random.Generator) -> Fra
         rim = np.stack([side * (x + rim_x), y + rim_y, curve], 1).astype(np.float32)
         parts.append(_tube(rim, radius, closed=True))
         hinge = np.array([side * (x + half_width), y + 0.4 * half_height, z - 0.07])
-        bend = np.array([side * (reach - 0.01), y + 0.06, z - 0.45])
-        ear = np.array([side * (reach - 0.04), y + 0.05, 0.10])
+        bend = np.array([side * (reach - 0.055), y + 0.06, z - 0.45])
+        ear = np.array([side * (reach - 0.06), y + 0.05, 0.10])
         line = np.concatenate([np.linspace(hinge, bend, 5)[:-1], np.linspace(bend, ear, 6)]).astype(np.float32)
         parts.append(_tube(line, radius * 0.9, closed=False))
     inner = x - half_width

@@ -82,8 +82,8 @@ void facial_hair(inout Surface s, float lip) {
     float mouth = ramp(0.9, 1.35, length(vec2(ax / 0.275, (p.y - 6.60) / 0.135)));
     float soul = bell(vec2(ax / 0.055, (p.y - 6.42) / 0.05));
     float beard = low * max(jaw * mouth, soul);
-    float arc = p.y - (6.775 - 1.05 * ax * ax);
-    float upper = ramp(0.085, 0.030, abs(arc) + 0.02 * ends) * ramp(0.36, 0.24, ax + 0.04 * ends) * step(1.15, p.z) * mix(0.55, 1.0, ramp(0.0, 0.05, ax));
+    float arc = p.y - (6.752 - 0.95 * ax * ax);
+    float upper = ramp(0.070, 0.025, abs(arc) + 0.02 * ends) * ramp(0.36, 0.24, ax + 0.04 * ends) * step(1.15, p.z) * mix(0.75, 1.0, ramp(0.0, 0.05, ax));
     float strand = noise(vec3(p.x * 75.0, p.y * 26.0, p.z * 75.0) + beard_seed) * 0.6 + 0.4 * noise(p * 120.0);
     float both = clamp(max(beard * stubble, upper * moustache), 0.0, 1.0) * (1.0 - lip);
     float cover = both * mix(0.55, 1.0, ramp(0.25, 0.75, strand + 0.5 * both - 0.15));
@@ -136,7 +136,7 @@ vec3 catch_light(vec3 n, vec3 v, float lit) {
 Surface teeth(vec3 n) {
     vec3 p = rest_position; bool upper = p.y > 6.66 || (p.y > 6.60 && p.z > 1.47);
     float angle = atan(p.x, p.z - 0.98), cell = abs(sin(angle * 15.0));
-    vec3 a = vec3(0.72, 0.68, 0.60) * mix(0.62, 1.0, ramp(0.0, 0.30, cell));
+    vec3 a = vec3(0.80, 0.76, 0.68) * mix(0.62, 1.0, ramp(0.0, 0.30, cell));
     float gum = upper ? ramp(6.745, 6.775, p.y + 0.02 * cell) : ramp(6.500, 6.475, p.y - 0.02 * cell);
     a = mix(a, vec3(0.46, 0.16, 0.15), gum);
     float depth = ramp(1.08, 1.46, p.z);
