@@ -32,7 +32,7 @@ SKINS = np.array(
 )
 """From the fairest to the darkest, sRGB."""
 HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
-    "black": (24, 20, 19),
+    "black": (33, 28, 27),
     "dark brown": (44, 31, 24),
     "brown": (68, 46, 32),
     "chestnut": (92, 56, 36),
