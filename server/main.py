@@ -1,0 +1,153 @@
+"""Runs the server until it is told to stop: what `visavis serve` calls."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from pipeline.errors import ConfigError
+from pipeline.host.engine import WorkerEngine
+from server.app import create_app
+from server.config import AppConfig, ServerConfig
+from server.logs import install_logging
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(config: AppConfig, *, announce: Callable[[str], object]) -> int:
+    """Serve until SIGINT or SIGTERM, then end sessions and worker in order.
+
+    Args:
+        config: Everything.
+        announce: Gets lines for the person who started the server: the address of the page once it is served.
+
+    Returns:
+        Exit status: 0 after a signal, 1 when the server could not start.
+
+    Raises:
+        ConfigError: The address cannot be listened on: the port is taken, or the host is not of this machine.
+    """
+    install_logging(config.log)
+    logger.info("configuration: %s", config.model_dump_json())
+    listener = bind(config.server)
+    # uvicorn raises the signals it caught once more when it is done; these handlers keep that from ending the process.
+    before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(config, listener, announce))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+
+
+def bind(config: ServerConfig) -> socket.socket:
+    """Take the address before anything is started.
+
+    Args:
+        config: Host and port.
+
+    Returns:
+        A listening socket.
+
+    Raises:
+        ConfigError: It cannot be taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:
+        raise ConfigError("server.host", config.host, f"it has to be an address of this machine ({exc})") from exc
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as exc:
+        listener.close()
+        rule = f"it has to be free to listen on at {config.host} ({(exc.strerror or str(exc)).lower()})"
+        raise ConfigError("server.port", config.port, rule) from exc
+    return listener
+
+
+def page_address(config: ServerConfig, listener: socket.socket) -> str:
+    """Address of the page for a browser on this machine.
+
+    Args:
+        config: For the host.
+        listener: For the port that was taken.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
+    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{listener.getsockname()[1]}/"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it serves."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[[str], object]) -> int:
+    engine = WorkerEngine(config.engine)
+
+    def on_engine() -> None:
+        info = engine.info
+        if engine.state == "ready" and info is not None:
+            announce(
+                f"The {info.name} engine is ready: {info.width_px}x{info.height_px}, {info.num_steps} steps, "
+                f"{info.warm_window_s * 1000.0:.0f} ms per window of 480 ms."
+            )
+            for note in info.notes:
+                announce(f"  {note}")
+
+    unwatch = engine.watch(on_engine)
+    server = _Server(
+        uvicorn.Config(
+            create_app(config.server, engine),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            ws="websockets-sansio",
+            ws_max_size=config.server.max_json_bytes,
+            timeout_graceful_shutdown=int(config.server.shutdown_timeout_s),
+        ),
+        on_started=lambda: announce(f"Open {page_address(config.server, listener)}"),
+    )
+    engine.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        unwatch()
+        await engine.aclose()
+    return 0 if server.started else 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        # uvloop has no build for Windows.
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    del number, frame

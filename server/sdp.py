@@ -1,0 +1,112 @@
+"""What an offer has to look like before aiortc sees it: pure.
+
+aiortc's parser was written for well-meant descriptions, so everything that a session relies on is checked here, and the
+answer to nonsense is a sentence and never a traceback.
+"""
+
+import ipaddress
+
+from aiortc.sdp import MediaDescription, SessionDescription
+
+from server.errors import SignalingError, UnsupportedMedia
+
+__all__ = ["check_offer"]
+
+MAX_SDP_CHARS = 128 * 1024
+MAX_CANDIDATES = 64
+_CODECS = {"audio": ("audio/opus",), "video": ("video/vp8", "video/h264")}
+_DIRECTIONS = {"audio": ("sendrecv",), "video": ("recvonly", "sendrecv")}
+
+
+def check_offer(sdp: str) -> str:
+    """Check an offer and take out the candidates that are no addresses.
+
+    Args:
+        sdp: The offer of a viewer, untrusted.
+
+    Returns:
+        The offer as it can be given to aiortc.
+
+    Raises:
+        SignalingError: It cannot be parsed, or lacks what every WebRTC offer has.
+        UnsupportedMedia: It has not exactly one sound section to send and receive and one picture section to receive,
+            with a codec that the server knows.
+    """
+    if len(sdp) > MAX_SDP_CHARS:
+        raise SignalingError(f"it is {len(sdp)} characters long, but at most {MAX_SDP_CHARS} are allowed")
+    if "\x00" in sdp or not sdp.startswith("v=0"):
+        raise SignalingError("it has to start with v=0")
+    text = "\r\n".join(line for line in sdp.splitlines() if _is_kept(line)) + "\r\n"
+    try:
+        description = SessionDescription.parse(text)
+    except Exception as exc:
+        # The parser asserts, looks up and converts without checks: any error of it means a malformed offer.
+        raise SignalingError(f"its SDP is malformed ({type(exc).__name__}: {str(exc)[:120]})") from exc
+    _check_sections(description.media)
+    _check_bundle(description)
+    for media in description.media:
+        _check_media(media)
+    return text
+
+
+def _is_kept(line: str) -> bool:
+    """Leave out candidates that name neither an IP address nor an mDNS name: resolving them would block."""
+    if not line.startswith("a=candidate:"):
+        return True
+    fields = line.split()
+    if len(fields) < 8:
+        return True
+    if fields[4].lower().endswith(".local"):
+        return True
+    try:
+        ipaddress.ip_address(fields[4])
+    except ValueError:
+        return False
+    return True
+
+
+def _check_sections(sections: list[MediaDescription]) -> None:
+    if not sections:
+        raise SignalingError("it has no media sections")
+    for kind in ("audio", "video"):
+        num = sum(media.kind == kind for media in sections)
+        if num != 1:
+            raise UnsupportedMedia(f"number of {kind} sections of the offer", str(num), "there has to be one")
+    for media in sections:
+        if media.kind not in _CODECS:
+            raise UnsupportedMedia("section of the offer", media.kind[:40], "only audio and video are taken")
+
+
+def _check_bundle(description: SessionDescription) -> None:
+    mids = [media.rtp.muxId for media in description.media]
+    if not all(mids) or len(set(mids)) != len(mids):
+        raise SignalingError("every section needs a mid of its own")
+    bundled = {str(item) for group in description.group if group.semantic == "BUNDLE" for item in group.items}
+    if not bundled.issuperset(mids):
+        raise SignalingError("all sections have to be in one BUNDLE group")
+
+
+def _check_media(media: MediaDescription) -> None:
+    name = f"the {media.kind} section"
+    direction = media.direction or "sendrecv"
+    if direction not in _DIRECTIONS[media.kind]:
+        rule = f"it has to be {' or '.join(_DIRECTIONS[media.kind])}"
+        raise UnsupportedMedia(f"direction of {name} of the offer", direction, rule)
+    if media.direction is None:
+        raise SignalingError(f"{name} has no direction")
+    if media.port == 0:
+        raise SignalingError(f"{name} is rejected by its port 0")
+    if not any(codec.mimeType.lower() in _CODECS[media.kind] for codec in media.rtp.codecs):
+        offered = ", ".join(sorted({codec.name for codec in media.rtp.codecs}))[:200] or "none"
+        known = " or ".join(mime_type.partition("/")[2] for mime_type in _CODECS[media.kind])
+        raise UnsupportedMedia(f"codecs of {name} of the offer", offered, f"one of them has to be {known}")
+    if media.dtls is None or not media.dtls.fingerprints:
+        raise SignalingError(f"{name} has no DTLS fingerprint or setup")
+    if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
+        raise SignalingError(f"{name} has no ICE credentials")
+    if not media.rtcp_mux:
+        raise SignalingError(f"{name} does not multiplex RTCP")
+    if len(media.ice_candidates) > MAX_CANDIDATES:
+        raise SignalingError(
+            f"{name} has {len(media.ice_candidates)} candidates, but at most {MAX_CANDIDATES} are allowed"
+        )
