@@ -32,6 +32,8 @@ AAC_BPS_PER_CHANNEL = 96_000
 X264_OPTIONS = {"crf": "18", "preset": "medium"}
 # ITU-T H.273 code points: BT.601 (525 lines), limited range.
 BT601, LIMITED_RANGE = 6, 1
+# What the channels of a file mean that only tells their number.
+DEFAULT_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 # Samples per chunk that decoding gives, about.
 CHUNK_SAMPLES = SAMPLE_RATE_HZ // 2
 
@@ -81,7 +83,7 @@ class AudioFile:
                     break
                 for frame in self._stream.decode(packet):
                     num_samples += frame.samples
-                    yield frame
+                    yield self._with_layout(frame)
             except av.FFmpegError as exc:
                 # Many files begin with a broken packet (cut from a stream, tags in odd places); later ones are damage.
                 if num_samples > 0:
@@ -101,6 +103,17 @@ class AudioFile:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _with_layout(self, frame: AudioFrame) -> AudioFrame:
+        """Return the frame with a named channel layout: two filters cannot both take one without."""
+        if not frame.layout.name.endswith(" channels"):
+            return frame
+        layout = DEFAULT_LAYOUTS.get(frame.layout.nb_channels)
+        if layout is None:
+            raise MediaError(self._what, f"sound of {frame.layout.nb_channels} channels", "at most 8 are understood")
+        named = AudioFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name, layout=layout)
+        named.sample_rate = frame.sample_rate
+        return named
 
     def _damaged(self, num_samples: int, exc: av.FFmpegError) -> MediaError:
         place_s = num_samples / self.rate_hz
@@ -126,7 +139,8 @@ class EngineResampler:
         if frame is not None:
             # The resampler would take a jump of the pts for lost sound; sound is counted in samples here.
             frame.pts = None
-        parts = [part.to_ndarray().reshape(-1) for part in self._resampler.resample(frame)]
+        # Where there is nothing to convert, the end comes back as None.
+        parts = [part.to_ndarray().reshape(-1) for part in self._resampler.resample(frame) if part is not None]
         return np.concatenate(parts).astype(np.int16, copy=False) if parts else np.zeros(0, np.int16)
 
 

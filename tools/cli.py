@@ -1,0 +1,215 @@
+"""The command line: `visavis serve`, `visavis render`, `visavis bench`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. A failure is one line on stderr; `--verbose`
+adds the traceback. Commands import what they need when they run, so that `--help` is quick and never loads torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import AvatarError, ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from server.config import AppConfig
+    from tools.render import Prepared, RenderSummary
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="visavis",
+    help="A real-time streaming avatar: speak, and a portrait speaks it back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure this machine and these weights.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class EngineName(StrEnum):
+    """Engines that can be chosen."""
+
+    EMBEDDED = "embedded"
+    PATTERN = "pattern"
+
+
+EngineOption = Annotated[
+    EngineName | None, typer.Option("--engine", help="The avatar that ships with visavis, or a test picture.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with differences from configs/default.yaml.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, like engine.threads=4. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the log.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    context.obj = verbose
+    if version:
+        typer.echo(f"visavis {importlib.metadata.version('visavis')}")
+        raise typer.Exit
+
+
+# `visavis --version` has no command: the callback runs for it too.
+app.registered_callback.invoke_without_command = True  # type: ignore[union-attr]
+
+
+@contextmanager
+def _reported(context: typer.Context) -> Iterator[None]:
+    """Turn failures into one line and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        typer.echo("visavis: interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from exc
+    except (AvatarError, OSError) as exc:
+        if context.obj:
+            raise
+        typer.echo(f"visavis: {_sentence(exc)}", err=True)
+        is_bad_input = isinstance(exc, ConfigError | MediaError)
+        raise typer.Exit(EXIT_BAD_INPUT if is_bad_input else EXIT_FAILED) from exc
+
+
+def _sentence(exc: AvatarError | OSError) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.filename}: {exc.strerror.lower()}" if exc.filename else exc.strerror.lower()
+    return str(exc)
+
+
+def _assignments(values: list[str] | None, **overrides: object) -> list[str]:
+    """Return the `--set` assignments and the options that are short for one; the options win."""
+    short = [
+        f"{key.replace('__', '.')}={json.dumps(str(value))}" for key, value in overrides.items() if value is not None
+    ]
+    return [*(values or []), *short]
+
+
+def _load(config: Path | None, assignments: list[str]) -> AppConfig:
+    from server.config import load_config
+
+    return load_config(config, assignments=assignments)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Serve the page, and avatars to whoever opens it."""
+    with _reported(context):
+        overrides = _assignments(assignments, engine__name=engine)
+        if host is not None:
+            overrides.append(f"server.host={json.dumps(host)}")
+        if port is not None:
+            overrides.append(f"server.port={port}")
+        settings = _load(config, overrides)
+        from server.main import run
+
+        raise typer.Exit(run(settings, announce=typer.echo))
+
+
+@app.command()
+def render(
+    context: typer.Context,
+    image: Annotated[str, typer.Option(help="Portrait: an image file, or the name of a default portrait.")],
+    audio: Annotated[Path, typer.Option(help="Sound: any file that contains some.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 to write.")],
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size that the movie has to have, in pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per block.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie.")] = 0,
+    prompt: Annotated[str | None, typer.Option(help="Text prompt, for engines that know one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Make a movie: a portrait that speaks a sound file."""
+    with _reported(context):
+        _log_to_stderr(context)
+        from tools.render import RenderJob, parse_size, prepare
+
+        job = RenderJob(
+            image=image,
+            audio=audio,
+            output=output,
+            size=None if size is None else parse_size(size),
+            seed=seed,
+            prompt=prompt,
+            is_overwriting=force,
+        )
+        overrides = _assignments(assignments, engine__name=engine)
+        if steps is not None:
+            overrides.append(f"engine.num_steps={steps}")
+        # A movie that fails is started again by whoever wants it.
+        settings = _load(config, [*overrides, "engine.max_restarts=0"])
+        if job.size is not None and settings.engine.name == "pattern":
+            pattern = [f"engine.pattern.width_px={job.size[0]}", f"engine.pattern.height_px={job.size[1]}"]
+            settings = _load(config, [*overrides, *pattern, "engine.max_restarts=0"])
+        summary = asyncio.run(_render(prepare(job), settings))
+        if not summary.is_face_found:
+            typer.echo(f"no face was found in {image}: the upper middle of the image is shown", err=True)
+        picture = f"{summary.width_px}x{summary.height_px}"
+        typer.echo(f"{output}: {summary.duration_s:.2f} s, {summary.num_frames} frames of {picture}")
+
+
+def _log_to_stderr(context: typer.Context) -> None:
+    logging.basicConfig(level=logging.INFO if context.obj else logging.CRITICAL, stream=sys.stderr)
+
+
+async def _render(prepared: Prepared, settings: AppConfig) -> RenderSummary:
+    """Start the engine, render with a progress bar, stop the engine."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipeline.host.engine import WorkerEngine
+    from tools.render import render as render_movie
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    engine = WorkerEngine(settings.engine)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting the engine", total=None)
+        engine.start()
+        try:
+            info = await engine.wait_ready()
+            progress.update(task, description="rendering frames")
+            report: Callable[[int, int | None], None] = lambda done, total: progress.update(  # noqa: E731
+                task, completed=done, total=total
+            )
+            return await render_movie(engine, info, prepared, report)
+        finally:
+            prepared.sound.close()
+            await engine.aclose()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

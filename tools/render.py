@@ -1,0 +1,292 @@
+"""Offline rendering: a portrait and a sound file become a movie, through the same engine as a live session.
+
+Everything flows: sound is decoded, pushed and encoded as the engine takes it, frames are encoded as they come, so an
+hour needs no more memory than a minute. Frame `i` shows the sound of `[i/25, (i+1)/25)` seconds, as in the live path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from av.audio.frame import AudioFrame
+from numpy.typing import NDArray
+
+from pipeline.api import Engine, EngineInfo, Stream, StreamRequest
+from pipeline.errors import ConfigError, WorkerError
+from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from pipeline.media import AudioFile, EngineResampler, MovieWriter
+from pipeline.portrait import Crop, PortraitSource, load_portrait
+
+__all__ = ["PORTRAITS_DIR", "RenderJob", "RenderSummary", "parse_size", "prepare", "render"]
+
+PORTRAITS_DIR = Path(__file__).parents[1] / "pipeline" / "weights" / "embedded" / "portraits"
+SIZE_MULTIPLE_PX = 16
+PUSH_SAMPLES = SAMPLE_RATE_HZ
+
+Report = Callable[[int, int | None], None]
+"""Called with the number of frames written and the number there will be, None while that is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderJob:
+    """What to render."""
+
+    image: str
+    """Path of an image, or id of a default portrait."""
+    audio: Path
+    """File with the sound."""
+    output: Path
+    """The .mp4 to write."""
+    size: tuple[int, int] | None = None
+    """Width and height that the movie has to have, in pixels; None takes the engine's."""
+    seed: int = 0
+    """Seed of the noise and of the motion."""
+    prompt: str | None = None
+    """Text prompt, for engines that know one."""
+    is_overwriting: bool = False
+    """Whether an existing output is replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A checked job: its files are open, nothing was computed yet."""
+
+    job: RenderJob
+    """The job."""
+    source: PortraitSource
+    """The portrait."""
+    is_default: bool
+    """Whether the portrait is one of ours, which is already cut."""
+    sound: AudioFile
+    """The sound; `render` closes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderSummary:
+    """What was rendered."""
+
+    num_frames: int
+    """Frames in the movie."""
+    height_px: int
+    """Height of the movie."""
+    width_px: int
+    """Width of the movie."""
+    is_face_found: bool
+    """Whether the portrait was laid out by its face; true for default portraits."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the movie in seconds."""
+        return self.num_frames / FPS
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a size like 256x384 (or 256*384).
+
+    Args:
+        text: Width, then height, in pixels.
+
+    Returns:
+        Width and height.
+
+    Raises:
+        ConfigError: It does not look like that, or is off the grid.
+    """
+    width, _, height = text.lower().replace("*", "x").replace("×", "x").partition("x")
+    if not (width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
+        raise ConfigError("--size", text, "it has to look like 256x384 (width x height in pixels)")
+    size = (int(width), int(height))
+    if min(size) == 0 or any(side % SIZE_MULTIPLE_PX for side in size):
+        raise ConfigError("--size", text, f"width and height have to be multiples of {SIZE_MULTIPLE_PX}")
+    return size
+
+
+def prepare(job: RenderJob) -> Prepared:
+    """Check all that can be checked before an engine is started, and open the files.
+
+    Args:
+        job: What to render.
+
+    Returns:
+        The job with its files.
+
+    Raises:
+        ConfigError: The output cannot be written there.
+        MediaError: Image or sound cannot be used.
+    """
+    _check_output(job)
+    default = _default_portrait(job.image)
+    source = load_portrait(Path(job.image) if default is None else default)
+    return Prepared(job=job, source=source, is_default=default is not None, sound=AudioFile(job.audio))
+
+
+async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: Report) -> RenderSummary:
+    """Render a movie. Cancelling removes what was written.
+
+    Args:
+        engine: A ready engine.
+        info: What it can do.
+        prepared: The job; its sound is closed at the end.
+        report: Told of the progress, on the loop.
+
+    Returns:
+        What was rendered.
+
+    Raises:
+        ConfigError: The engine cannot make that size, or knows no prompts.
+        MediaError: The sound is damaged.
+        WorkerError: The engine failed.
+        OSError: The movie cannot be written.
+    """
+    job, sound = prepared.job, prepared.sound
+    with ExitStack() as stack:
+        stack.enter_context(sound)
+        _check_size(job, info)
+        portrait, is_face_found = await asyncio.to_thread(_cut, prepared, info)
+        request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False)
+        stream = await engine.open(request)
+        writer = MovieWriter(
+            job.output,
+            height_px=info.height_px,
+            width_px=info.width_px,
+            rate_hz=sound.rate_hz,
+            num_channels=sound.num_channels,
+        )
+        stack.enter_context(writer)
+        # One thread decodes and encodes: the writer is never used by two at once, and is idle before it is closed.
+        executor = stack.enter_context(ThreadPoolExecutor(1, "movie"))
+        try:
+            run = _Run(stream, writer, executor, report)
+            await run.run(sound)
+        finally:
+            await stream.aclose()
+        await asyncio.get_running_loop().run_in_executor(executor, writer.finish)
+    return RenderSummary(
+        num_frames=writer.num_frames,
+        height_px=info.height_px,
+        width_px=info.width_px,
+        is_face_found=is_face_found,
+    )
+
+
+class _Run:
+    """Sound in, frames out, side by side."""
+
+    def __init__(self, stream: Stream, writer: MovieWriter, executor: ThreadPoolExecutor, report: Report) -> None:
+        self._stream = stream
+        self._writer = writer
+        self._executor = executor
+        self._report = report
+        self._expected: int | None = None
+        self._num_frames: int | None = None
+
+    async def run(self, sound: AudioFile) -> None:
+        """Run to the end of the sound."""
+        if sound.duration_s is not None:
+            self._expected = round(sound.duration_s * FPS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(sound), name="render-feed")
+                group.create_task(self._take(), name="render-take")
+        except* Exception as failures:
+            raise _first(failures) from failures
+
+    async def _feed(self, sound: AudioFile) -> None:
+        """Push the sound as fast as the engine takes it, and write the original beside the pictures."""
+        loop = asyncio.get_running_loop()
+        resampler, frames = EngineResampler(), sound.frames()
+        num_samples, is_end = 0, False
+        while not is_end:
+            pcm, is_end = await loop.run_in_executor(self._executor, self._decode_some, frames, resampler)
+            await self._stream.push_audio(pcm, num_samples)
+            num_samples += len(pcm)
+        # Frames after this one come from the silence that fills the last window: they are made after end_audio only.
+        self._num_frames = self._expected = -(-num_samples // SAMPLES_PER_FRAME)
+        await self._stream.end_audio()
+
+    def _decode_some(self, frames: Iterator[AudioFrame], resampler: EngineResampler) -> tuple[NDArray[np.int16], bool]:
+        """Decode about a second; returns it and whether it was the last."""
+        parts: list[NDArray[np.int16]] = []
+        while sum(len(part) for part in parts) < PUSH_SAMPLES:
+            frame = next(frames, None)
+            parts.append(resampler.push(frame))
+            self._writer.add_sound(frame)
+            if frame is None:
+                return np.concatenate(parts), True
+        return np.concatenate(parts), False
+
+    async def _take(self) -> None:
+        """Write the frames as they come."""
+        loop = asyncio.get_running_loop()
+        async for batch in self._stream:
+            if batch.first_frame > self._writer.num_frames and not self._is_complete():
+                raise WorkerError(f"frames {self._writer.num_frames} to {batch.first_frame - 1} are missing")
+            pictures = batch.frames
+            if self._num_frames is not None:
+                pictures = pictures[: max(0, self._num_frames - batch.first_frame)]
+            await loop.run_in_executor(self._executor, self._writer.add_pictures, pictures)
+            self._report(self._writer.num_frames, self._expected)
+        if not self._is_complete():
+            raise WorkerError(f"the engine ended after frame {self._writer.num_frames}, before the sound did")
+
+    def _is_complete(self) -> bool:
+        return self._writer.num_frames == self._num_frames
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """Return the first exception of a nested group."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _check_output(job: RenderJob) -> None:
+    output = job.output
+    if output.suffix.lower() != ".mp4":
+        raise ConfigError("--output", str(output), "its name has to end in .mp4")
+    if output.is_dir():
+        raise ConfigError("--output", str(output), "it has to be a file and not a folder")
+    if output.exists() and not job.is_overwriting:
+        raise ConfigError("--output", str(output), "this file exists; --force replaces it")
+    if not output.parent.is_dir():
+        raise ConfigError("--output", str(output), f"there is no folder {output.parent}")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise ConfigError("--output", str(output), f"the folder {output.parent} is not writable")
+
+
+def _default_portrait(image: str) -> Path | None:
+    """Return the file of a default portrait, None if the image is a path; a file of that name goes first."""
+    index = PORTRAITS_DIR / "index.json"
+    if Path(image).exists() or not index.is_file():
+        return None
+    names = {str(entry["id"]) for entry in json.loads(index.read_text(encoding="utf-8"))}
+    if image in names:
+        return PORTRAITS_DIR / f"{image}.png"
+    if "/" in image or "." in image:
+        return None
+    rule = f"it has to be an image file or one of {', '.join(sorted(names))}"
+    raise ConfigError("--image", image, rule)
+
+
+def _check_size(job: RenderJob, info: EngineInfo) -> None:
+    if job.size is not None and job.size != (info.width_px, info.height_px):
+        width_px, height_px = job.size
+        rule = f"the engine {info.name} makes pictures of {info.width_px}x{info.height_px} only"
+        raise ConfigError("--size", f"{width_px}x{height_px}", rule)
+
+
+def _cut(prepared: Prepared, info: EngineInfo) -> tuple[NDArray[np.uint8], bool]:
+    """Cut the portrait to the engine's frame; returns it and whether it was laid out by a face."""
+    source = prepared.source
+    whole = Crop(x_px=0, y_px=0, width_px=source.width_px, height_px=source.height_px)
+    if prepared.is_default and source.width_px * info.height_px == source.height_px * info.width_px:
+        return source.cut(whole, height_px=info.height_px, width_px=info.width_px), True
+    crop, is_face_found = source.suggest_crop(info.width_px / info.height_px)
+    return source.cut(crop, height_px=info.height_px, width_px=info.width_px), is_face_found
