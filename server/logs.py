@@ -12,7 +12,7 @@ from server.config import LogConfig
 __all__ = ["SessionLog", "install_logging"]
 
 _FIELDS = ("session_id", "rank")
-_LOUD = ("aioice", "aiortc", "uvicorn.access", "websockets", "PIL", "asyncio")
+_LOUD = ("aioice", "aiortc", "uvicorn.access", "uvicorn.error", "websockets", "PIL", "asyncio")
 
 
 class SessionLog(logging.LoggerAdapter[logging.Logger]):
