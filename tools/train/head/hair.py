@@ -188,23 +188,25 @@ def _wanted_direction(
     return _unit(along.astype(np.float32))
 
 
+SHOULDER_X, SHOULDER_Y = (0.5, 0.65, 1.0, 1.6, 2.2), (6.14, 6.04, 5.90, 5.76, 5.5)
+BELOW_SHOULDER = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
+CHEST_Z = (0.10, 0.32, 0.50, 0.72, 0.92, 1.02, 1.12, 1.22)
+BACK_Z = (-0.12, -0.26, -0.36, -0.44, -0.52, -0.58, -0.64, -0.70)
+
+
 def _torso(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Push points out of the neck, shoulders and chest."""
+    """Push points out of the neck, shoulders and chest, to the front or to the back, (N, 3)."""
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    shoulder = 6.02 - 0.30 * np.clip(np.abs(x) - 0.55, 0, 2)
-    below = np.clip(shoulder - y, 0, 1.5)
-    front = 0.25 + 0.60 * np.sqrt(below + 1e-6) + 0.22 * np.clip(below, 0, 1)
-    back = -0.10 - 0.55 * np.sqrt(below + 1e-6)
-    hit = (below > 0) & (np.abs(x) < 2.4)
-    pushed = np.where(z > -0.08, np.maximum(z, front), np.minimum(z, back))
-    out = points.copy()
-    out[..., 2] = np.where(hit, pushed, z)
-    neck = (y > 5.7) & (y < 6.7)
-    reach = np.sqrt((x / 0.58) ** 2 + ((z - 0.12) / 0.60) ** 2)
-    grow_by = np.where(neck & (reach < 1), 1 / np.maximum(reach, 0.2), 1)
-    out[..., 0] = x * grow_by
-    out[..., 2] = np.where(hit, out[..., 2], 0.12 + (z - 0.12) * grow_by)
-    return out
+    below = np.interp(np.abs(x), SHOULDER_X, SHOULDER_Y) - y
+    chest, back = np.interp(below, BELOW_SHOULDER, CHEST_Z), np.interp(below, BELOW_SHOULDER, BACK_Z)
+    chest = np.maximum(chest, 0.72 * (np.abs(x) < 0.45))
+    pushed = np.where(z > -0.06, np.maximum(z, chest), np.minimum(z, back))
+    inside = (below > 0) & (np.abs(x) < 2.4)
+    neck = (y > 5.9) & (y < 6.7) & ~inside
+    reach = np.sqrt((x / 0.56) ** 2 + ((z - 0.12) / 0.60) ** 2)
+    widen = np.where(neck & (reach < 1), 1 / np.maximum(reach, 0.2), 1)
+    z = np.where(inside, pushed, 0.12 + (z - 0.12) * widen)
+    return np.stack([x * widen, y, z], -1).astype(np.float32)
 
 
 def _lengths(style: HairStyle, roots: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

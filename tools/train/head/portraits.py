@@ -25,8 +25,8 @@ FOLDER = Path("pipeline/weights/embedded/portraits")
 SIZE_PX = (256, 384)
 LICENCE = """# Portraits
 
-The people in this folder do not exist. They were rendered by `python -m tools.train.head.portraits` from the CC0 head of
-MakeHuman/MPFB (see tools/train/head/data/LICENCE.md) and are published under CC0 1.0 Universal
+The people in this folder do not exist. They were rendered by `python -m tools.train.head.portraits` from the CC0 head
+of MakeHuman/MPFB (see tools/train/head/data/LICENCE.md) and are published under CC0 1.0 Universal
 (<https://creativecommons.org/publicdomain/zero/1.0/>): use them for anything.
 """
 
@@ -150,7 +150,7 @@ def draw(sitter: Sitter, renderer: Renderer) -> NDArray[np.uint8]:
     motion.brow[:] = 0.06
     rest = np.zeros((1, len(VISEMES)), np.float32)
     pose = np.array([[0.03 * (-1) ** sitter.seed, 0.0, 0.0]], np.float32)
-    return renderer.render(person, scene, expression_from(rest, motion), pose).frames[0]
+    return np.asarray(renderer.render(person, scene, expression_from(rest, motion), pose).frames[0], np.uint8)
 
 
 def main() -> None:
