@@ -163,7 +163,7 @@ class HeadMesh:
         shift = np.zeros((len(original), 3), np.float32)
         moves = (
             (15060, 15128, (0, -0.060, 0.0)),
-            (14992, 15060, (0, -0.085, -0.02)),
+            (14992, 15060, (0, -0.085, -0.06)),
             (13380, 13606, (0, -0.15, -0.06)),
         )
         for first, end, delta in moves:

@@ -260,7 +260,7 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
         "brow_thickness": float(rng.uniform(0.75, 1.05) if female else rng.uniform(1.0, 1.35)),
         "brow_length": float(rng.uniform(0.94, 1.06)),
         "stubble": beard,
-        "moustache": beard * float(rng.choice([0.3, 1.0], p=[0.15, 0.85])),
+        "moustache": beard * float(rng.choice([0.55, 1.0], p=[0.2, 0.8])),
         "beard_seed": float(rng.uniform(0, 50)),
         "scalp_cover": {"bald": 0.10 * (shape.gender > 0.5), "buzz": 0.97}.get(style.name, 0.95),
         "hairline": tuple(float(y) for y in hairline_heights(style)),

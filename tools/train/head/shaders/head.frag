@@ -76,8 +76,8 @@ void facial_hair(inout Surface s, float lip) {
     vec3 p = rest_position; float ax = abs(p.x);
     float rough = noise(p * 13.0 + beard_seed) - 0.5, ends = noise(p * 45.0) - 0.5;
     // Cheeks and jaw, then the chin below the lip; the skin between the moustache and the jaw stays thin.
-    float low = ramp(5.98, 6.24, p.y + 0.10 * rough) * ramp(-0.05, 0.40, p.z + 0.35 * ax);
-    float cheek_edge = 6.46 + 0.80 * max(ax - 0.30, 0.0) - 0.35 * max(ax - 0.60, 0.0) + 0.05 * rough + 0.04 * ends;
+    float low = ramp(6.10, 6.30, p.y + 0.10 * rough) * ramp(-0.05, 0.40, p.z + 0.35 * ax);
+    float cheek_edge = 6.55 + 0.85 * max(ax - 0.30, 0.0) - 0.35 * max(ax - 0.60, 0.0) + 0.05 * rough + 0.04 * ends;
     float jaw = ramp(0.10, -0.14, p.y - cheek_edge);
     float mouth = ramp(0.9, 1.35, length(vec2(ax / 0.275, (p.y - 6.60) / 0.135)));
     float soul = bell(vec2(ax / 0.055, (p.y - 6.42) / 0.05));
@@ -194,7 +194,7 @@ void main() {
     } else if (part_id == 1) {
         s = eyeball(n, v); extra = catch_light(n, v, lit) * ramp(0.115, 0.05, posed_position.y - eye_height); lit = mix(lit, 1.0, 0.35) * mix(0.6, 1.0, s.ao);
     } else if (part_id == 2) {
-        if (p.y < 6.525 && p.z < 1.2) discard;
+        if (p.y < 6.53) discard;
         s = teeth(n); lit = mix(lit, 1.0, 0.3) * s.ao;
     } else if (part_id == 3) {
         if (p.y < 6.45) discard;

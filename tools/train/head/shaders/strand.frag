@@ -14,7 +14,7 @@ void main() {
     vec3 h = normalize(key_direction + v);
     float shift = 0.10 * (chance - 0.5), a = dot(normalize(t + (shift - 0.06) * n), h), b = dot(normalize(t + (shift + 0.14) * n), h);
     float facing = ramp(-0.25, 0.5, dot(n, key_direction));
-    colour += key_colour * lit * facing * hair_gloss * s.ao * (0.035 * pow(max(1.0 - a * a, 0.0), 26.0) + 0.42 * albedo * pow(max(1.0 - b * b, 0.0), 11.0));
+    colour += key_colour * lit * facing * hair_gloss * s.ao * (0.035 * (0.25 + 0.75 * ramp(6.9, 7.8, head_position.y)) * pow(max(1.0 - a * a, 0.0), 26.0) + 0.42 * albedo * pow(max(1.0 - b * b, 0.0), 11.0));
     vec3 hr = normalize(rim_direction + v); float c = dot(t, hr);
     colour += rim_colour * s.ao * hair_gloss * ramp(-0.1, 0.5, dot(n, rim_direction)) * (0.04 + 0.5 * albedo) * pow(max(1.0 - c * c, 0.0), 6.0);
     result = vec4(develop(colour), 1.0);
