@@ -150,7 +150,9 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
     with ExitStack() as stack:
         stack.enter_context(sound)
         _check_size(job, info)
-        portrait, is_face_found = await asyncio.to_thread(_cut, prepared, info)
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "portrait") as cutter:
+            portrait, is_face_found = await loop.run_in_executor(cutter, _cut, prepared, info)
         request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False)
         stream = await engine.open(request)
         writer = MovieWriter(
@@ -168,7 +170,7 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
             await run.run(sound)
         finally:
             await stream.aclose()
-        await asyncio.get_running_loop().run_in_executor(executor, writer.finish)
+        await loop.run_in_executor(executor, writer.finish)
     return RenderSummary(
         num_frames=writer.num_frames,
         height_px=info.height_px,

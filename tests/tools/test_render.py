@@ -1,0 +1,168 @@
+"""Offline rendering with the pattern engine in its real process: every frame and every click in its place."""
+
+from __future__ import annotations
+
+import resource
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import EngineConfig, PatternConfig
+from pipeline.errors import ConfigError, MediaError, WorkerError
+from pipeline.host.engine import WorkerEngine
+from pipeline.worker.pattern import read_clap, read_frame_index
+from tools.render import RenderJob, RenderSummary, parse_size, prepare, render
+
+pytestmark = pytest.mark.contract
+
+NUM_SAMPLES = 16_000 * 7 + 123
+CLAP_FRAMES = [0, 11, 12, 40, 100, 174]
+
+
+def clapping(num_samples: int = NUM_SAMPLES) -> np.ndarray:
+    """Silence with a loud tone during the frames of CLAP_FRAMES."""
+    time = np.arange(num_samples)
+    loud = np.isin(time // 640, CLAP_FRAMES)
+    return np.where(loud, 20_000 * np.sin(time), 0).astype("<i2")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    Image.new("RGB", (200, 300), (200, 120, 90)).save(tmp_path / "p.png")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(clapping().tobytes())
+    return {"image": tmp_path / "p.png", "audio": tmp_path / "a.wav", "output": tmp_path / "out" / "o.mp4"}
+
+
+def job(inputs: dict[str, Path], **changes: object) -> RenderJob:
+    inputs["output"].parent.mkdir(exist_ok=True)
+    values = {"image": str(inputs["image"]), "audio": inputs["audio"], "output": inputs["output"], **changes}
+    return RenderJob(**values)  # type: ignore[arg-type]
+
+
+@contextmanager
+def file_size_limit(limit_bytes: int | None) -> Iterator[None]:
+    """Let no file grow beyond a limit, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes or before[0], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def rendered(
+    what: RenderJob,
+    pattern: PatternConfig | None = None,
+    *,
+    progress: list[tuple[int, int | None]] | None = None,
+    limit_bytes: int | None = None,
+) -> RenderSummary:
+    config = EngineConfig(name="pattern", max_restarts=0, pattern=pattern or PatternConfig(height_px=192, width_px=128))
+    engine = WorkerEngine(config)
+    engine.start()
+    try:
+        info = await engine.wait_ready()
+        steps = [] if progress is None else progress
+        with file_size_limit(limit_bytes):
+            return await render(engine, info, prepare(what), lambda done, total: steps.append((done, total)))
+    finally:
+        await engine.aclose()
+
+
+async def test_each_frame_shows_its_own_40_ms_of_the_sound(inputs: dict[str, Path]) -> None:
+    """The movie is decoded again: frame numbers count up, flashes and loud stretches fall together."""
+    progress: list[tuple[int, int | None]] = []
+    summary = await rendered(job(inputs), progress=progress)
+    num_frames = -(-NUM_SAMPLES // 640)
+    assert (summary.num_frames, summary.height_px, summary.width_px) == (num_frames, 192, 128)
+    with av.open(str(inputs["output"])) as movie:
+        frames = list(movie.decode(video=0))
+    with av.open(str(inputs["output"])) as movie:
+        parts = list(movie.decode(audio=0))
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(num_frames)])
+    pictures = [frame.to_ndarray(format="yuv420p") for frame in frames]
+    assert [read_frame_index(picture, 192) for picture in pictures] == list(range(num_frames))
+    assert [i for i, picture in enumerate(pictures) if read_clap(picture, 192)] == CLAP_FRAMES
+    start = round(parts[0].time * 16_000)
+    heard = np.concatenate([part.to_ndarray()[0] for part in parts])
+    heard = np.pad(heard[max(0, -start) :], (max(0, start), 0))[:NUM_SAMPLES]
+    lags = {lag: float(heard[200:-200] @ np.roll(clapping(), lag)[200:-200]) for lag in range(-100, 101)}
+    assert max(lags, key=lambda lag: lags[lag]) == 0
+    assert progress[-1] == (num_frames, num_frames)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+
+
+async def test_a_sound_shorter_than_a_window_gives_its_own_number_of_frames(inputs: dict[str, Path]) -> None:
+    with wave.open(str(inputs["audio"]), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(clapping(641).tobytes())
+    assert (await rendered(job(inputs))).num_frames == 2
+
+
+async def test_a_crash_of_the_engine_leaves_no_file(inputs: dict[str, Path]) -> None:
+    broken = PatternConfig(height_px=192, width_px=128, fault="crash", fault_window=5)
+    with pytest.raises(WorkerError):
+        await rendered(job(inputs), broken)
+    assert list(inputs["output"].parent.iterdir()) == []
+
+
+async def test_damaged_sound_leaves_no_file(inputs: dict[str, Path]) -> None:
+    inputs["audio"].write_bytes(inputs["audio"].read_bytes()[:44])
+    with pytest.raises(MediaError, match="0 samples long"):
+        await rendered(job(inputs))
+    assert list(inputs["output"].parent.iterdir()) == []
+
+
+async def test_a_full_disk_is_an_os_error_and_leaves_no_file(inputs: dict[str, Path]) -> None:
+    with pytest.raises(OSError, match="File too large"):
+        await rendered(job(inputs), limit_bytes=20_000)
+    assert list(inputs["output"].parent.iterdir()) == []
+
+
+async def test_another_size_than_the_engine_s_is_refused(inputs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="--size is '512x512', but the engine pattern makes pictures of 128x192 only"):
+        await rendered(job(inputs, size=(512, 512)))
+
+
+async def test_a_prompt_is_refused_by_an_engine_that_knows_none(inputs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="prompt is 'smile', but"):
+        await rendered(job(inputs, prompt="smile"))
+    assert list(inputs["output"].parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("o.avi", "end in .mp4"), ("nowhere/o.mp4", "there is no folder"), ("folder.mp4", "a file and not a folder")],
+)
+def test_an_impossible_output_is_refused_at_once(inputs: dict[str, Path], name: str, rule: str) -> None:
+    what = job(inputs, output=inputs["output"].parent / name)
+    (inputs["output"].parent / "folder.mp4").mkdir()
+    with pytest.raises(ConfigError, match=f"--output is .*{name}', but .*{rule}"):
+        prepare(what)
+
+
+def test_an_existing_output_is_kept_unless_forced(inputs: dict[str, Path]) -> None:
+    what = job(inputs)
+    inputs["output"].write_bytes(b"old")
+    with pytest.raises(ConfigError, match="this file exists; --force replaces it"):
+        prepare(what)
+    prepare(job(inputs, is_overwriting=True)).sound.close()
+
+
+@pytest.mark.parametrize("text", ["256x384", "256*384", "256X384", "256×384"])
+def test_a_size_can_be_written_in_several_ways(text: str) -> None:
+    assert parse_size(text) == (256, 384)
+
+
+@pytest.mark.parametrize("text", ["", "256", "256x", "x256", "axb", "-16x16", "0x16", "250x384", "256x384x3", "1e2x64"])
+def test_an_odd_size_is_refused_with_the_rule(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--size is '.*', but (it has to look like|width and height have to be)"):
+        parse_size(text)
