@@ -226,7 +226,7 @@ def train(
     begun_s = time.monotonic()
     step = 0
     figures: dict[str, dict[str, float]] = {}
-    loss_sum = torch.zeros((), device=device)
+    losses: list[Tensor] = []
     while True:
         elapsed_s = time.monotonic() - begun_s
         progress = max(step / options.steps, elapsed_s / options.max_s)
@@ -237,10 +237,10 @@ def train(
             record = {
                 "step": step,
                 "elapsed_s": round(elapsed_s, 1),
-                "loss": round(loss_sum.item() / options.log_every, 4),
+                "loss": round(torch.stack(losses).mean().item(), 4),
             }
             print(json.dumps(record | {"held_out": _rounded(figures)}), flush=True)
-            loss_sum.zero_()
+            losses.clear()
         if progress >= 1.0:
             return figures
         for group in optimizer.param_groups:
@@ -260,7 +260,7 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         _average(average, model, min(options.average_decay, (1 + step) / (10 + step)))
-        loss_sum += loss.detach()
+        losses.append(loss.detach())
         step += 1
 
 
