@@ -199,7 +199,7 @@ def _torso(points: NDArray[np.float32]) -> NDArray[np.float32]:
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
     below = np.interp(np.abs(x), SHOULDER_X, SHOULDER_Y) - y
     chest, back = np.interp(below, BELOW_SHOULDER, CHEST_Z), np.interp(below, BELOW_SHOULDER, BACK_Z)
-    chest = np.maximum(chest, 0.72 * (np.abs(x) < 0.45))
+    chest = np.maximum(chest, np.interp(np.abs(x), (0.45, 0.80), (0.74, 0.10)))
     pushed = np.where(z > -0.06, np.maximum(z, chest), np.minimum(z, back))
     inside = (below > 0) & (np.abs(x) < 2.4)
     neck = (y > 5.9) & (y < 6.7) & ~inside
@@ -432,12 +432,12 @@ def sample_style(name: str, rng: np.random.Generator, *, receding: float = 0.0) 
             curl_radius=u(0.030, 0.045), curl_turns=u(2.5, 4.5), clump=0.75, volume=0.12,
         )  # fmt: skip
     if name in ("bob", "long"):
-        far = name == "long"
+        far, fringe = name == "long", rng.random() < 0.28
         return replace(
             base, top_length=u(2.4, 3.3) if far else u(1.55, 1.95), side_length=u(1.7, 2.5) if far else u(0.85, 1.15),
             num_strands=8000, num_points=18 if far else 14, width=0.016, lift=0.12, comb=(0, 0.25, -0.6), part_x=middle,
-            gravity=0.5, roughness=0.03, wave=float(rng.choice([0.0, 0.5, 1.0])) * u(0.02, 0.05), clump=0.5,
-            fringe=float(rng.choice([0.0, 0.85], p=[0.72, 0.28])), volume=u(0.10, 0.18),
+            gravity=0.5, roughness=0.03, wave=0.0 if fringe else float(rng.choice([0.0, 0.02, 0.05])), clump=0.5,
+            fringe=0.85 if fringe else 0.0, volume=u(0.10, 0.18),
         )  # fmt: skip
     anchor = (0.0, 8.40, -0.40) if name == "bun" else (0.0, 7.35, -0.85)
     return replace(

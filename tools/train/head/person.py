@@ -190,10 +190,11 @@ def _clothes(wishes: Wishes, rng: np.random.Generator) -> Paint:
 
 
 def _rested(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Close the hair's breadth between the lips of the neutral mesh, (V, 3)."""
+    """Close the hair's breadth between the lips of the neutral mesh and lift its tired lids, (V, 3)."""
     weights = np.zeros((1, len(ARKIT_NAMES)), np.float32)
     weights[0, ARKIT_NAMES.index("mouthShrugLower")] = 0.14
     weights[0, ARKIT_NAMES.index("mouthRollUpper")] = -0.04
+    weights[0, [ARKIT_NAMES.index(f"eyeWide{side}") for side in ("Left", "Right")]] = 0.18
     return np.asarray(load_head().pose(vertices, weights)[0], np.float32)
 
 
@@ -211,7 +212,7 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
     shape = _sample_shape(wishes, rng)
     local = _sample_local(wishes.spread, rng)
     # The neutral mesh looks stern: most people's mouths rest a little higher at the corners.
-    wanted = {"mouth-angles-up": 0.30, "l-eye-scale-incr": 0.22, "r-eye-scale-incr": 0.22}
+    wanted = {"mouth-angles-up": 0.42, "l-eye-scale-incr": 0.22, "r-eye-scale-incr": 0.22}
     if shape.gender < 0.5:
         wanted |= {"chin-width-decr": 0.25, "nose-scale-horiz-decr": 0.30, "nose-scale-vert-decr": 0.10}
     for name, weight in wanted.items():
@@ -264,7 +265,7 @@ def sample_person(rng: np.random.Generator, wishes: Wishes | None = None) -> Per
         "beard_seed": float(rng.uniform(0, 50)),
         "scalp_cover": {"bald": 0.10 * (shape.gender > 0.5), "buzz": 0.97}.get(style.name, 0.95),
         "hairline": tuple(float(y) for y in hairline_heights(style)),
-        "hairline_softness": 0.16 if style.name in ("buzz", "bald") else 0.11,
+        "hairline_softness": 0.10,
         "lash_strength": float(rng.uniform(0.75, 1.1) + 0.35 * makeup if female else rng.uniform(0.5, 0.75)),
         **_clothes(wishes, rng),
     }

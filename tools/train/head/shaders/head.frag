@@ -95,7 +95,7 @@ void facial_hair(inout Surface s, float lip) {
 void brows(inout Surface s) {
     vec3 p = rest_position; float ax = abs(p.x);
     float t = (ax - 0.115) / (0.47 * brow_length), k = clamp(t, 0.0, 1.0);
-    float spine = 7.500 + brow_height + brow_arch * sin(pow(k, 1.4) * 2.6) + 0.018 * k - 0.050 * k * k * k;
+    float spine = 7.490 + brow_height + brow_arch * sin(pow(k, 1.4) * 2.6) + 0.034 * k - 0.038 * k * k * k;
     float thick = mix(0.050, 0.015, pow(k, 1.6)) * brow_thickness, d = (p.y - spine) / thick;
     // Strokes lean outwards, upright near the nose and flat at the tail.
     float lean = mix(2.2, 0.35, ramp(0.0, 0.55, k));
@@ -194,7 +194,7 @@ void main() {
     } else if (part_id == 1) {
         s = eyeball(n, v); extra = catch_light(n, v, lit) * ramp(0.115, 0.05, posed_position.y - eye_height); lit = mix(lit, 1.0, 0.35) * mix(0.6, 1.0, s.ao);
     } else if (part_id == 2) {
-        if (p.y < 6.53) discard;
+        if (p.y < 6.53 || p.y > 6.785) discard;
         s = teeth(n); lit = mix(lit, 1.0, 0.3) * s.ao;
     } else if (part_id == 3) {
         if (p.y < 6.45) discard;

@@ -21,7 +21,7 @@ float ggx(float nh, float rough) {
 }
 float gloss(vec3 n, vec3 v, vec3 l, float rough, float spec) {
     vec3 h = normalize(l + v);
-    float nv = max(dot(n, v), 0.12), f = spec + (1.0 - spec) * pow(1.0 - max(dot(v, h), 0.0), 5.0);
+    float nv = max(dot(n, v), 0.12), f = spec + (1.0 - spec) * pow(clamp(1.0 - dot(v, h), 0.0, 1.0), 5.0);
     return ggx(max(dot(n, h), 0.0), rough) * f * max(dot(n, l), 0.0) / (4.0 * mix(nv, 1.0, 0.35));
 }
 vec3 shade(Surface s, vec3 v, float lit) {
@@ -40,7 +40,7 @@ vec3 shade(Surface s, vec3 v, float lit) {
     float open = s.ao * s.ao;
     colour += key_colour * lit * open * gloss(s.normal, v, key_direction, s.rough, s.spec);
     colour += fill_colour * open * 1.2 * gloss(s.normal, v, fill_direction, s.rough, s.spec);
-    float back = clamp(dot(s.normal, rim_direction) * 1.1 + 0.1, 0.0, 1.0), graze = pow(1.0 - max(dot(s.normal, v), 0.0), 2.5);
+    float back = clamp(dot(s.normal, rim_direction) * 1.1 + 0.1, 0.0, 1.0), graze = pow(clamp(1.0 - dot(s.normal, v), 0.0, 1.0), 2.5);
     colour += rim_colour * back * (0.30 * s.albedo + graze * (0.25 * ramp(0.0, 0.01, s.spec) + 0.45 * s.albedo)) * s.ao;
     colour += sky_colour * graze * 0.07 * s.ao * ramp(0.0, 0.05, s.spec);
     return colour;
