@@ -320,7 +320,7 @@ class WorkerEngine:
             self._settled.set()
         else:
             self._settled.clear()
-        _logger.info("engine is %s", state)
+        _logger.info("engine is %s", "closed" if self._is_closed else state)
         for listener in list(self._listeners):
             listener()
 

@@ -292,7 +292,7 @@ class LogRecord(Message):
     """The text, with a traceback if there was one."""
 
 
-_MESSAGE_CLASSES: dict[Any, type[Message]] = {
+_MESSAGE_CLASSES: dict[str, type[Message]] = {
     message_class.__name__: message_class
     for message_class in (
         AttachRing,
@@ -361,7 +361,7 @@ class MessageDecoder:
 
 def _read_message(header: dict[str, Any], payload: bytes) -> Message:
     name = header.pop("type", None)
-    message_class = _MESSAGE_CLASSES.get(name)
+    message_class = _MESSAGE_CLASSES.get(name) if isinstance(name, str) else None
     if message_class is None:
         raise WorkerError(f"message type is {name!r}, but no such message exists")
     if "payload" in _FIELD_TYPES[message_class]:

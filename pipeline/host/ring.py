@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WorkerError
 
-__all__ = ["FrameRing", "SlotCredit", "make_ring_file"]
+__all__ = ["MAX_RING_BYTES", "FrameRing", "SlotCredit", "make_ring_file"]
+
+MAX_RING_BYTES = 1 << 32
+"""The ring is real memory from the start, so a slip of the pen in the configuration must not take all there is."""
 
 
 def make_ring_file(name: str) -> int:
@@ -47,11 +50,16 @@ class FrameRing:
         is_owner: Whether this process gives the file its size.
 
     Raises:
-        WorkerError: There is not enough memory for the ring.
+        WorkerError: The ring is over its limit, or there is not enough memory for it.
     """
 
     def __init__(self, ring_fd: int, *, num_slots: int, frame_shape: tuple[int, int], is_owner: bool) -> None:
         ring_bytes = num_slots * frame_shape[0] * frame_shape[1]
+        if ring_bytes > MAX_RING_BYTES:
+            raise WorkerError(
+                f"frame ring of {num_slots} frames has {ring_bytes} bytes, but at most {MAX_RING_BYTES} are allowed; "
+                "lower max_streams or frame_slots"
+            )
         try:
             if is_owner:
                 os.ftruncate(ring_fd, ring_bytes)

@@ -1,0 +1,54 @@
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import EngineConfig, PatternConfig
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_configuration_survives_the_way_to_the_worker() -> None:
+    config = EngineConfig(name="pattern", max_streams=3, pattern=PatternConfig(fault="crash", fault_window=7))
+    assert EngineConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("model", [EngineConfig, PatternConfig])
+def test_every_setting_has_a_sentence(model: type[EngineConfig | PatternConfig]) -> None:
+    undocumented = [key for key, field in model.model_fields.items() if not (field.description or "").endswith(".")]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"name": "huge"}, "name"),
+        ({"threads": 0}, "threads"),
+        ({"num_steps": 2}, "num_steps"),
+        ({"max_streams": 0}, "max_streams"),
+        ({"frame_slots": 23}, "frame_slots"),
+        ({"ready_timeout_s": float("inf")}, "ready_timeout_s"),
+        ({"hello_timeout_s": 0}, "hello_timeout_s"),
+        ({"speed": 3}, "speed"),
+        ({"pattern": {"width_px": 100}}, "pattern.width_px"),
+        ({"pattern": {"fault": "explode"}}, "pattern.fault"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        EngineConfig.model_validate(settings)
+    assert [".".join(map(str, error["loc"])) for error in caught.value.errors()] == [key]
+
+
+def test_deadlines_that_contradict_each_other_are_refused_with_both_values() -> None:
+    with pytest.raises(ValidationError, match=r"stall_timeout_s is 0.9, but .* heartbeat_s \(0.5\)"):
+        EngineConfig(stall_timeout_s=0.9)
+    with pytest.raises(ValidationError, match=r"restart_delay_max_s is 1.0, but .* restart_delay_s \(2.0\)"):
+        EngineConfig(restart_delay_s=2, restart_delay_max_s=1)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        EngineConfig().threads = 4  # type: ignore[misc]
+
+
+def test_the_right_context_is_counted_in_samples() -> None:
+    assert PatternConfig(right_context_ms=80).right_context_samples == 1280
