@@ -32,8 +32,8 @@ def inject(injector: AudioInjector, x: Tensor, audio: AudioTokens) -> Tensor:
 
 
 def test_each_latent_frame_attends_to_its_own_tokens_through_its_own_norm(injector: AudioInjector, draw: Draw) -> None:
-    """Written out frame by frame: shift before scale, SiLU before the linear layer, eps 1e-5."""
-    x, audio = draw("x", (2, 12, 128)), tokens(draw)
+    """Written out frame by frame: shift before scale, SiLU before the linear layer, eps 1e-5 (seen by small inputs)."""
+    x, audio = 3e-3 * draw("x", (2, 12, 128)), tokens(draw)
     attention, norm = injector.injector[ORDINAL], injector.injector_adain_layers[ORDINAL]
     expected = x.clone()
     for row in range(2):
@@ -46,14 +46,6 @@ def test_each_latent_frame_attends_to_its_own_tokens_through_its_own_norm(inject
             source = attention.keys_values(audio.local_BTKC[row, frame][None])
             expected[row, span] += attention.output(attend(queries, KeysValues(*source)))[0]
     assert torch.allclose(inject(injector, x, audio), expected, atol=1e-4)
-
-
-def test_small_inputs_show_the_eps_of_the_adaptive_norm(injector: AudioInjector, draw: Draw) -> None:
-    """The adaptive norm adds 1e-5 to the variance, ten times what the other norms add."""
-    x, audio = 1e-3 * draw("x", (2, 12, 128)), tokens(draw)
-    loud = inject(injector, 1e3 * x, audio) - 1e3 * x
-    quiet = inject(injector, x, audio) - x
-    assert not torch.allclose(loud, quiet, atol=1e-2)
 
 
 def test_the_injections_differ(injector: AudioInjector, draw: Draw) -> None:

@@ -17,7 +17,8 @@ from pipeline.schedule import make_schedule
 
 pytestmark = pytest.mark.numerics
 
-TOLERANCE = 2e-3
+TOLERANCE = 3e-4
+"""Relative length of the difference; about 2e-5 is seen, and 1e-3 without the bfloat16 rounding of the text norm."""
 TIMESTEP = 602.150559425354
 BLOCKS = range(6)
 
