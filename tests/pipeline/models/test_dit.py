@@ -264,6 +264,19 @@ def test_the_halves_of_a_block_compile_as_one_graph(tiny_embedded: DiT, draw: Dr
     assert torch.allclose(finished, block.finish(x, values, rows, None), atol=1e-5)
 
 
+def test_the_text_is_asked_with_queries_rounded_to_bfloat16(tiny_published: DiT, draw: Draw) -> None:
+    """Rounding before and after the norm belongs to the published model, in float32 too."""
+    block, clip = tiny_published.blocks[0], make_clip(tiny_published.config, draw, num_blocks=1)
+    asked: list[Tensor] = []
+    hook = block.cross_attn.q.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0]))
+    forward_clip(tiny_published, clip)
+    hook.remove()
+    assert asked
+    for normed in asked:
+        assert normed.dtype == torch.float32
+        assert torch.equal(normed, normed.bfloat16().float())
+
+
 def test_a_fresh_network_predicts_no_velocity(tiny_embedded: DiT, draw: Draw) -> None:
     clip = make_clip(tiny_embedded.config, draw, num_blocks=1)
     assert forward_clip(DiT(tiny_embedded.config).requires_grad_(False), clip).abs().max() == 0
