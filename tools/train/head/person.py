@@ -194,7 +194,7 @@ def _rested(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
     weights = np.zeros((1, len(ARKIT_NAMES)), np.float32)
     weights[0, ARKIT_NAMES.index("mouthShrugLower")] = 0.14
     weights[0, ARKIT_NAMES.index("mouthRollUpper")] = -0.04
-    weights[0, [ARKIT_NAMES.index(f"eyeWide{side}") for side in ("Left", "Right")]] = 0.18
+    weights[0, [ARKIT_NAMES.index(f"eyeWide{side}") for side in ("Left", "Right")]] = 0.45
     return np.asarray(load_head().pose(vertices, weights)[0], np.float32)
 
 

@@ -105,6 +105,6 @@ def expression_from(
         add(f"browOuterUp{side}", 0.8 * raised)
         add(f"browDown{side}", 0.8 * lowered)
         add(f"mouthSmile{side}", motion.smile)
-        add(f"cheekSquint{side}", 0.5 * motion.smile)
+        add(f"cheekSquint{side}", 0.25 * motion.smile)
     add("browInnerUp", 0.7 * raised)
     return weights
