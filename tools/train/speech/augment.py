@@ -32,11 +32,14 @@ def log_of_power(power_BTM: Tensor) -> Tensor:
 
 
 def augment_mel(mel_BTM: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Vary a batch of log-mel spectra, each clip in its own way, without mixing in other sounds; same shape.
+    """Vary a batch of log-mel spectra, each clip in its own way, without mixing in other sounds.
 
     Args:
         mel_BTM: Log-mel of speech at the usual level.
         generator: Source of chance, on the same device; without it, PyTorch's own.
+
+    Returns:
+        Log-mel of the same shape.
     """
     return log_of_power(augment(power_of_log(mel_BTM), None, generator))
 

@@ -169,7 +169,15 @@ class SpeechBank:
         return list(self.sources.values())[source].clip(first_frame, num_frames)
 
     def curves(self, source: int, first_frame: int, num_frames: int) -> tuple[FloatArray, FloatArray]:
-        """Give the viseme weights (num_frames, NUM_VISEMES) and the loudness (num_frames,) of a stretch.
+        """Give the labels of a stretch that animation needs.
+
+        Args:
+            source: Index of the source.
+            first_frame: Where it begins, in video frames.
+            num_frames: Its length.
+
+        Returns:
+            Viseme weights that sum to 1, (num_frames, NUM_VISEMES), and loudness, (num_frames,).
 
         Raises:
             IndexError: There is no such source, or the stretch is not inside it.

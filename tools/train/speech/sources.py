@@ -143,6 +143,12 @@ def hibari_speech(rng: np.random.Generator) -> Iterator[Utterance]:
 def russian_speech(rng: np.random.Generator) -> Iterator[Utterance]:
     """Read the recordings of the Russian speaker once, in random order.
 
+    Args:
+        rng: Source of chance.
+
+    Yields:
+        Utterances.
+
     Raises:
         MediaError: The Debian package festvox-ru is not installed.
     """
