@@ -231,6 +231,7 @@ export class UploadDialog {
 
 /** @param {unknown} error @returns {string} */
 export function uploadProblem(error) {
+  if (error instanceof ApiError && error.status === 503) return words.upload.notReady;
   if (error instanceof ApiError && error.status > 0) return words.upload.refused(error.message);
   return words.upload.unreachable;
 }

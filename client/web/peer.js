@@ -11,6 +11,8 @@ const CONNECTING_LIMIT_MS = 20_000;
 const DISCONNECTED_LIMIT_MS = 4_000;
 const CONTROL_RETRY_MS = 400;
 const JITTER_TARGET_MS = 60;
+/** Close code of the server for a session that does not exist (any more). */
+const SESSION_IS_GONE = 4004;
 
 /**
  * @typedef {object} PeerHandlers
@@ -145,13 +147,15 @@ export class Peer {
     const socket = new WebSocket(url);
     let retry = mayRetry;
     this.socket = socket;
-    socket.addEventListener("open", () => (retry = true));
     socket.addEventListener("message", (event) => {
-      if (!this.isClosed) this.handlers.message(JSON.parse(event.data));
-    });
-    socket.addEventListener("close", () => {
       if (this.isClosed) return;
-      if (retry) this.#after(CONTROL_RETRY_MS, () => this.#openControl(false));
+      const message = JSON.parse(event.data);
+      retry ||= message.type === "state";
+      this.handlers.message(message);
+    });
+    socket.addEventListener("close", (event) => {
+      if (this.isClosed) return;
+      if (retry && event.code !== SESSION_IS_GONE) this.#after(CONTROL_RETRY_MS, () => this.#openControl(false));
       else this.#lose();
     });
   }

@@ -52,6 +52,7 @@ export const words = {
     sending: "Looking for the face …",
     saving: "Cutting the picture …",
     refused: (/** @type {string} */ message) => `The server cannot use this picture: ${message}.`,
+    notReady: "The engine is still starting. Try again in a moment.",
     unreachable: "The server did not answer. Is it still running?",
     noFace: "No face was found by itself. Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",
     adjust: "Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",

@@ -1,0 +1,271 @@
+"""The real server as a process of its own, and headless Chromium with a spoken file as its microphone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+ARTEFACTS = ROOT / "artefacts" / "e2e"
+WEIGHTS = ROOT / "pipeline" / "weights" / "embedded"
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 15.0
+SPEECH = (
+    "Good afternoon. Peter Piper picked a peck of pickled peppers, and you may watch the lips close on every "
+    "one of them. Who knew that a portrait could speak so soon?"
+)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> None:
+    """Not checked in this process, where Playwright keeps threads and a driver: `Server.stop` checks the server's."""
+
+
+class Server:
+    """`visavis serve` on a free port; can be killed and started again on the same one."""
+
+    def __init__(self, engine: str, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.engine = engine
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """Start and wait until a session could be opened."""
+        command = [sys.executable, "-m", "tools.cli", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--engine", self.engine], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait(lambda: self.get("readyz") is not None, START_LIMIT_S, "become ready")
+
+    def stop(self, *, is_kill: bool = False) -> None:
+        """End the server as a user would, or kill it with everything that it started."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        if is_kill:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_LIMIT_S)
+            return
+        process.terminate()
+        try:
+            status = process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            pytest.fail(f"the server did not stop within {STOP_LIMIT_S:.0f} s; its log ends:\n{self.log_tail()}")
+        assert status == 0, f"the server ended with status {status}; its log ends:\n{self.log_tail()}"
+        with pytest.raises(ProcessLookupError):  # Nothing that it started is left.
+            os.killpg(process.pid, 0)
+
+    def get(self, path: str) -> bytes | None:
+        """Body of a successful answer, or None."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as response:
+                body: bytes = response.read()
+                return body
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    def wait_until_free(self) -> None:
+        """Wait until no session is left of the test before."""
+
+        def is_free() -> bool:
+            body = self.get("api/info")
+            return body is not None and json.loads(body)["sessions"]["active"] == 0
+
+        self._wait(is_free, 15.0, "free its session")
+
+    def _wait(self, is_done: Callable[[], bool], limit_s: float, what: str) -> None:
+        deadline_s = time.monotonic() + limit_s
+        while not is_done():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline_s:
+                pytest.fail(f"the server did not {what} within {limit_s:.0f} s; its log ends:\n{self.log_tail()}")
+            time.sleep(0.1)
+
+    def log_tail(self) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Where Chromium is; skips where it is not."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.skip("no Chromium found (looked for chromium, chromium-browser, google-chrome); .ci/run installs it")
+
+
+@pytest.fixture(scope="session")
+def speech_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spoken WAV of some seconds with a pause at its end; bursts of a buzz where espeak-ng is not installed."""
+    path = tmp_path_factory.mktemp("speech") / "speech.wav"
+    espeak = shutil.which("espeak-ng")
+    if espeak:
+        subprocess.run([espeak, "-v", "en", "-s", "150", "-w", str(path), SPEECH], check=True, timeout=30)
+        with wave.open(str(path)) as reader:
+            rate_hz, pcm = reader.getframerate(), np.frombuffer(reader.readframes(reader.getnframes()), np.int16)
+    else:
+        rate_hz = 24_000
+        times_s = np.arange(8 * rate_hz) / rate_hz
+        is_loud = np.random.default_rng(7).random(40).repeat(len(times_s) // 40) > 0.4
+        pcm = (9000 * np.sign(np.sin(2 * np.pi * 130 * times_s)) * is_loud).astype(np.int16)
+    with wave.open(str(path), "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(rate_hz)
+        writer.writeframes(np.concatenate([pcm, np.zeros(2 * rate_hz, np.int16)]).tobytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """Playwright's driver."""
+    with sync_playwright() as driver:
+        yield driver
+
+
+def launch(playwright: Playwright, chromium_path: str, *flags: str) -> Browser:
+    """Start a headless Chromium that asks nobody outside this machine."""
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--autoplay-policy=no-user-gesture-required",
+    ]
+    return playwright.chromium.launch(executable_path=chromium_path, headless=True, args=[*quiet, *flags])
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright, chromium_path: str, speech_path: Path) -> Iterator[Browser]:
+    """Chromium whose microphone speaks the spoken file, over and over."""
+    browser = launch(
+        playwright,
+        chromium_path,
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={speech_path}",
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser_without_microphone(playwright: Playwright, chromium_path: str) -> Iterator[Browser]:
+    """Chromium in which the user refuses the microphone."""
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream=deny")
+    browser = launch(playwright, chromium_path, *flags)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> str:
+    """The embedded avatar where its weights are, else the pattern engine."""
+    return "embedded" if any(WEIGHTS.glob("*.safetensors")) else "pattern"
+
+
+@pytest.fixture(scope="module")
+def server(chromium_path: str, engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server, ready. Started once per module."""
+    server = Server(engine, tmp_path_factory.mktemp("server") / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+class Visitor:
+    """One browser context with the page open: what it does, shows and says on its control channel."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.sent: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+        self.page: Page = context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("websocket", self._listen)
+        self.page.goto(url)
+        self.page.wait_for_selector("#status-title:not(:text-is('Loading'))")
+
+    def _listen(self, socket: Any) -> None:
+        socket.on("framesent", lambda text: self.sent.append(json.loads(text)))
+        socket.on("framereceived", lambda text: self.received.append(json.loads(text)))
+
+    def start(self) -> None:
+        """Press the button and wait for the live picture."""
+        self.page.click("#main")
+        self.wait_for_picture()
+
+    def wait_for_picture(self, limit_s: float = 30.0) -> None:
+        """Wait until the avatar is live and its picture is on the page."""
+        self.page.wait_for_selector("#stage[data-phase=live].has-picture", timeout=limit_s * 1000)
+
+    def wait_for_message(
+        self, is_wanted: Callable[[dict[str, Any]], bool], *, num_seen: int | None = None, limit_s: float = 10.0
+    ) -> dict[str, Any]:
+        """Wait for a message of the server beyond the first `num_seen`, by default beyond all that are there."""
+        num_seen = len(self.received) if num_seen is None else num_seen
+        deadline_s = time.monotonic() + limit_s
+        while time.monotonic() < deadline_s:
+            for message in self.received[num_seen:]:
+                if is_wanted(message):
+                    return message
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"no such message within {limit_s:.0f} s; the last ones: {self.received[-3:]}")
+
+    def notice(self) -> str:
+        """The words on the stage."""
+        return self.page.inner_text("#notice")
+
+    def shoot(self, name: str) -> None:
+        """Keep a screenshot."""
+        ARTEFACTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+@pytest.fixture
+def visit(server: Server, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Visitor]]:
+    """Opens the page in a fresh context; afterwards no visitor may have had a script error, and all are gone."""
+    visitors: list[Visitor] = []
+
+    def visit(in_browser: Browser = browser, **options: Any) -> Visitor:
+        options.setdefault("viewport", {"width": 1440, "height": 900})
+        options.setdefault("color_scheme", "dark")
+        visitor = Visitor(in_browser.new_context(**options), server.url)
+        visitors.append(visitor)
+        return visitor
+
+    server.wait_until_free()
+    yield visit
+    name = re.sub(r"\W+", "-", request.node.name)
+    for number, visitor in enumerate(visitors):
+        visitor.shoot(f"{name}-{number}")
+        visitor.context.close()
+    assert [error for visitor in visitors for error in visitor.errors] == []
