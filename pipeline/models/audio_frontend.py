@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError
@@ -153,7 +153,8 @@ class AudioFrontend(nn.Module):
         if heads is not None:
             tensors |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
         stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-        save_file(stored, path, metadata={"config": json.dumps(asdict(self.config))})
+        # Plain writing, so that the file gets the usual permissions: safetensors' own writer keeps others from reading.
+        path.write_bytes(save(stored, metadata={"config": json.dumps(asdict(self.config))}))
 
     @classmethod
     def load(cls, path: Path) -> AudioFrontend:
