@@ -83,7 +83,7 @@ class Microphone:
 
     def position(self) -> int:
         """Media position of now, at 48 kHz; 0 before the start."""
-        return 0 if self._anchor_s is None else int((self._clock.now_s() - self._anchor_s) * SOUND_RATE_HZ)
+        return 0 if self._anchor_s is None else round((self._clock.now_s() - self._anchor_s) * SOUND_RATE_HZ)
 
     def receive(self, timestamp: int, samples: NDArray[np.int16]) -> None:
         """Take one decoded packet; before the start it is forgotten.

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.api import FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
@@ -122,6 +123,8 @@ class Session:
         self._stream: Stream | None = None
         self._stream_start = 0
         self._base_epoch = 0
+        self._base_window = 0
+        self._last_window = -1
         self._playout: Playout | None = None
         self._control: ControlSink | None = None
         self._closing = asyncio.Event()
@@ -178,13 +181,15 @@ class Session:
 
     async def interrupt(self) -> None:
         """Drop what is under way: sound not yet played and frames not yet shown."""
-        try:
-            epoch = 0 if self._stream is None else await self._stream.interrupt()
-        except WorkerError as exc:
-            # The stream is over, and with it everything that was under way in the engine.
-            self._log.debug("nothing to interrupt: %s", exc)
-            epoch = 0
-        self.epoch = self._base_epoch + epoch
+        epoch = 0
+        if self._stream is not None:
+            try:
+                epoch = await self._stream.interrupt()
+            except WorkerError as exc:
+                # The stream is over, and with it everything that was under way in the engine.
+                self._log.debug("nothing to interrupt: %s", exc)
+        self.epoch += 1
+        self._base_epoch = self.epoch - epoch
         if self._playout is not None:
             self._playout.begin_epoch(epoch, now_tick=self.microphone.position() // PACKET_SAMPLES)
         self._send_state()
@@ -242,8 +247,9 @@ class Session:
 
     def window_done(self, ledger: WindowLedger, first_frame: int, paced_s: float, lead_s: float) -> None:
         """Publish the ledger of a window."""
+        numbered = replace(ledger, window=self._base_window + ledger.window, epoch=self._base_epoch + ledger.epoch)
         window = report(
-            ledger,
+            numbered,
             paced_s=paced_s,
             lead_s=lead_s,
             level_dbfs=self.microphone.window_level_dbfs(first_frame),
@@ -251,6 +257,7 @@ class Session:
         )
         if window is None:
             return
+        self._last_window = window.window
         self.history.add(window)
         self._metrics.observe_window(window)
         if self.video.sent_s is not None and self.audio.sent_s is not None:
@@ -373,6 +380,7 @@ class Session:
         """Sample 0 of the new stream is the next frame edge of media time."""
         self._stream_start = math.ceil(self.microphone.taken / SAMPLES_PER_FRAME)
         self._base_epoch = self.epoch
+        self._base_window = self._last_window + 1
         self._require_playout().begin_stream()
         self._stream = stream
         self._log.info("a new stream begins at %.2f s of media time", self._stream_start / FPS)
