@@ -193,6 +193,14 @@ class Renderer:
                 f"expression is {expression.shape} and head_pose {head_pose.shape}, "
                 "but they have to be (T, 52) and (T, 3)"
             )
+        with self._context:
+            return self._render(person, scene, expression, head_pose)
+
+    def _render(
+        self, person: Person, scene: Scene, expression: NDArray[np.float32], head_pose: NDArray[np.float32]
+    ) -> Clip:
+        """Draw a clip; the context is current."""
+        num_frames = len(expression)
         projection, eye = self._projection(scene.camera, person)
         self._set_clip_uniforms(person, scene, projection, eye)
         arrays = self._upload_person(person)

@@ -1,6 +1,5 @@
 """Tests of rendered clips; skipped where no EGL driver is installed."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,17 +14,6 @@ from tools.train.head.visemes import VISEMES, FaceMotion, expression_from
 pytestmark = pytest.mark.contract
 
 SIZE = (128, 192)
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Iterator[Renderer]:
-    pytest.importorskip("moderngl", reason="the head generator needs the extra [train]")
-    try:
-        made = Renderer(size=SIZE, supersampling=1)
-    except Exception as exc:  # noqa: BLE001 - moderngl raises no narrower type without a driver.
-        pytest.skip(f"no EGL driver for the head generator: {exc}")
-    yield made
-    made.close()
 
 
 def subject(seed: int = 3) -> tuple[Person, Scene]:

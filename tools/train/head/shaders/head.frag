@@ -195,7 +195,7 @@ void main() {
         s = eyeball(n, v); extra = catch_light(n, v, lit) * ramp(0.115, 0.05, posed_position.y - eye_height); lit = mix(lit, 1.0, 0.35) * mix(0.6, 1.0, s.ao);
     } else if (part_id == 2) {
         if (p.y < 6.53 || p.y > 6.785) discard;
-        s = teeth(n); lit = mix(lit, 1.0, 0.3) * s.ao;
+        s = teeth(n); lit = mix(lit, 1.0, 0.55) * s.ao;
     } else if (part_id == 3) {
         if (p.y < 6.45) discard;
         s = Surface(vec3(0.56, 0.19, 0.19) * (0.85 + 0.3 * noise(p * 50.0)), n, 0.36, 0.035, 0.6, 0.62 * ramp(0.95, 1.42, p.z)); lit = mix(lit, 1.0, 0.2) * s.ao;
