@@ -200,7 +200,7 @@ def _torso(points: NDArray[np.float32]) -> NDArray[np.float32]:
     below = np.interp(np.abs(x), SHOULDER_X, SHOULDER_Y) - y
     chest, back = np.interp(below, BELOW_SHOULDER, CHEST_Z), np.interp(below, BELOW_SHOULDER, BACK_Z)
     chest = np.maximum(chest, np.interp(np.abs(x), (0.45, 0.80), (0.74, 0.10)))
-    pushed = np.where(z > -0.06, np.maximum(z, chest), np.minimum(z, back))
+    pushed = np.where(z > np.interp(np.abs(x), (0.60, 0.90), (0.25, -0.06)), np.maximum(z, chest), np.minimum(z, back))
     inside = (below > 0) & (np.abs(x) < 2.4)
     neck = (y > 5.9) & (y < 6.7) & ~inside
     reach = np.sqrt((x / 0.56) ** 2 + ((z - 0.12) / 0.60) ** 2)

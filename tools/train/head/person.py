@@ -116,7 +116,7 @@ def _sample_local(spread: float, rng: np.random.Generator) -> dict[str, float]:
         stem = low[2:] if low[:2] in ("l-", "r-") else low
         if stem not in drawn:
             drawn[stem] = float(np.clip(rng.normal() * spread, -0.7, 0.7))
-        value = drawn[stem] * (0.3 if low.startswith("asym") else 1.0)
+        value = drawn[stem] * (0.3 if low.startswith("asym") else 0.4 if low.startswith("eyebrows") else 1.0)
         local[high if value > 0 else low] = abs(value)
     return local
 

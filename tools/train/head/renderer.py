@@ -49,10 +49,10 @@ class Clip(NamedTuple):
     """Points in pixels from the top left corner, (T, 8, 2), in the order of LANDMARK_NAMES."""
 
 
-def create_context() -> Any:
-    """Open an offscreen context; raises where no EGL driver is found."""
+def create_context(device: int = 0) -> Any:
+    """Open an offscreen context on one of the EGL devices; raises where no EGL driver is found."""
     create: Any = moderngl.create_standalone_context
-    return create(backend="egl")
+    return create(backend="egl", device_index=device)
 
 
 def look_at(eye: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,14 +78,15 @@ class Renderer:
     Args:
         size: Width and height of the pictures in pixels.
         supersampling: Rows and columns drawn for each one of the picture.
+        device: Which EGL device draws.
     """
 
-    def __init__(self, size: tuple[int, int] = (256, 384), *, supersampling: int = 2) -> None:
+    def __init__(self, size: tuple[int, int] = (256, 384), *, supersampling: int = 2, device: int = 0) -> None:
         self.size = size
         self._ratio = supersampling
         self._chunk = max(1, min(CHUNK_FRAMES, MAX_TALL_PX // size[1]))
         self._head = load_head()
-        self._context: Any = create_context()
+        self._context: Any = create_context(device)
         self._programs = self._compile()
         self._make_targets()
         self._make_head_buffers()

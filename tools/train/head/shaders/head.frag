@@ -72,7 +72,7 @@ Surface skin(vec3 n, vec4 mask, float front) {
     s.normal = normalize(mix(s.normal, bumped(n, vec3(p.x * 2.0, p.y * 0.3, 0.0), 60.0, 0.16), lip));
     return s;
 }
-void facial_hair(inout Surface s, float lip) {
+Surface facial_hair(Surface s, float lip) {
     vec3 p = rest_position; float ax = abs(p.x);
     float rough = noise(p * 13.0 + beard_seed) - 0.5, ends = noise(p * 45.0) - 0.5;
     // Cheeks and jaw, then the chin below the lip; the skin between the moustache and the jaw stays thin.
@@ -91,8 +91,9 @@ void facial_hair(inout Surface s, float lip) {
     s.albedo = mix(s.albedo, tone, clamp(cover, 0.0, 0.93));
     s.spec *= 1.0 - 0.8 * cover; s.scatter *= 1.0 - 0.7 * cover; s.rough = mix(s.rough, 0.75, cover);
     s.normal = normalize(s.normal + cover * 0.40 * (vec3(noise(p * vec3(80, 30, 80)), noise(p * 70.0), 0.5) - 0.5));
+    return s;
 }
-void brows(inout Surface s) {
+Surface brows(Surface s) {
     vec3 p = rest_position; float ax = abs(p.x);
     float t = (ax - 0.115) / (0.47 * brow_length), k = clamp(t, 0.0, 1.0);
     float spine = 7.490 + brow_height + brow_arch * sin(pow(k, 1.4) * 2.6) + 0.034 * k - 0.038 * k * k * k;
@@ -106,12 +107,14 @@ void brows(inout Surface s) {
     float cover = clamp(body * density * (0.42 + 0.95 * stroke), 0.0, 0.95) * ramp(0.95, 1.1, p.z);
     s.albedo = mix(s.albedo, brow_colour * (0.7 + 0.5 * stroke), cover);
     s.spec *= 1.0 - 0.85 * cover; s.scatter *= 1.0 - 0.6 * cover;
+    return s;
 }
-void under_hair(inout Surface s) {
+Surface under_hair(Surface s) {
     float cover = scalp(rest_position) * scalp_cover;
     float strand = noise(rest_position * vec3(70, 20, 70));
     s.albedo = mix(s.albedo, hair_colour * (0.40 + 0.45 * strand), cover);
     s.spec = mix(s.spec, 0.008, cover); s.scatter *= 1.0 - 0.8 * cover;
+    return s;
 }
 Surface eyeball(vec3 n, vec3 v) {
     vec3 p = rest_position, centre = vec3(sign(p.x) * 0.311, 7.285, 1.245), d = normalize(p - centre);
@@ -119,7 +122,7 @@ Surface eyeball(vec3 n, vec3 v) {
     vec3 white = vec3(0.64, 0.61, 0.59) - vec3(0.02, 0.13, 0.13) * ramp(0.55, 1.15, angle);
     white = mix(white, white * vec3(1.0, 0.86, 0.84), 0.6 * ramp(0.55, 0.75, noise(vec3(around * 9.0, angle * 4.0, 8.0))) * ramp(0.5, 1.0, angle));
     float fibre = noise(vec3(around * 11.0, angle * 7.0, 2.0)) * 0.6 + 0.4 * noise(vec3(around * 24.0, angle * 11.0, 6.0));
-    vec3 iris = iris_colour * (0.55 + 0.95 * fibre) * mix(1.55, 0.85, ramp(0.20, 0.42, angle));
+    vec3 iris = iris_colour * (0.55 + 0.95 * fibre) * mix(1.30, 0.80, ramp(0.20, 0.42, angle));
     iris = mix(iris, iris * 1.35, bell((angle - 0.29) / 0.06));
     iris *= 1.0 - 0.78 * ramp(0.395, 0.475, angle);
     vec3 a = mix(iris, white, ramp(edge - 0.035, edge + 0.035, angle));
@@ -183,9 +186,9 @@ void main() {
     if (part_id == 0) {
         vec4 mask = texture(masks, mask_uv);
         s = skin(n, mask, front);
-        facial_hair(s, mask.r * front);
-        brows(s);
-        under_hair(s);
+        s = facial_hair(s, mask.r * front);
+        s = brows(s);
+        s = under_hair(s);
         float inside = mask.a;
         s.albedo = mix(s.albedo, vec3(0.20, 0.035, 0.035), inside);
         s.ao *= mix(1.0, clamp((p.z - 1.42) / 0.16, 0.02, 0.8), inside); s.scatter *= 1.0 - 0.8 * inside; s.rough = mix(s.rough, 0.35, inside);
