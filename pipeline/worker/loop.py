@@ -288,6 +288,9 @@ class WorkerLoop:
 def _run_model(progress: _Progress) -> Generator[NDArray[np.uint8], None, None]:
     """Make one window.
 
+    Args:
+        progress: The window.
+
     Yields:
         The model's batches, checked.
 

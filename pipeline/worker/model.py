@@ -68,9 +68,9 @@ class ModelStream(Protocol):
             marks: Where to note the stages.
             max_steps: At most so many denoising steps, 1 to the model's `num_steps`.
 
-        Yields:
-            I420 pictures (BT.601, limited range), (k, height_px * 3 // 2, width_px), in order; the k of a window sum
-            to 12. The first batch should come before the last frames are decoded.
+        Returns:
+            Batches of I420 pictures (BT.601, limited range), (k, height_px * 3 // 2, width_px), in order; the k of a
+            window sum to 12. The first batch should come before the last frames are decoded.
         """
 
     def interrupt(self) -> None:
@@ -142,6 +142,9 @@ class AvatarModel(Protocol):
             prompt: Text prompt; None unless the model accepts one.
             seed: Seed of everything random in the stream.
             params: Parameters at the start.
+
+        Returns:
+            The stream's state.
         """
 
 
