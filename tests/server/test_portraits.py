@@ -1,0 +1,119 @@
+"""Tests of server/portraits.py: defaults, uploads and crops."""
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import MediaError
+from pipeline.portrait import Crop
+from server.errors import NotFound
+from server.portraits import FrameSize, PortraitStore
+
+pytestmark = pytest.mark.unit
+
+SIZE = FrameSize(height_px=96, width_px=64)
+
+
+def image(width_px: int, height_px: int, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width_px, height_px), colour).save(out, format="PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def store() -> Iterator[PortraitStore]:
+    with ThreadPoolExecutor(1) as executor:
+        yield PortraitStore(executor, max_uploads=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "index.json").write_text(json.dumps([{"id": "ada", "name": "Ada"}, {"id": "bo", "name": "Bo"}]))
+    (tmp_path / "ada.png").write_bytes(image(128, 192))
+    (tmp_path / "bo.png").write_bytes(image(128, 192, (30, 200, 30)))
+    return tmp_path
+
+
+async def test_a_missing_folder_means_no_portraits(store: PortraitStore, tmp_path: Path) -> None:
+    await store.load_defaults(tmp_path / "nowhere")
+    assert store.list() == []
+    assert store.default_id is None
+
+
+async def test_the_defaults_are_listed_in_their_order(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    assert store.list()[0] == {"id": "ada", "name": "Ada", "kind": "default", "url": "/api/portraits/ada.png"}
+    assert store.default_id == "ada"
+
+
+async def test_a_portrait_is_cut_as_rgb_and_as_i420_of_the_same_colour(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    cut = await store.cut("ada", SIZE)
+    assert cut.rgb.shape == (96, 64, 3)
+    assert cut.still.shape == (144, 64)
+    np.testing.assert_array_equal(cut.rgb[40, 30], (200, 30, 30))
+    # BT.601, limited range: 16 + (65.5 R + 128.6 G + 25 B) / 256.
+    assert abs(int(cut.still[40, 30]) - 85) <= 1
+
+
+async def test_a_frame_of_another_aspect_gets_a_crop_of_its_own(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    assert (await store.cut("ada", FrameSize(height_px=64, width_px=64))).rgb.shape == (64, 64, 3)
+
+
+async def test_a_picture_is_served_as_png_and_its_tag_changes_with_it(store: PortraitStore) -> None:
+    portrait = await store.upload(image(300, 300), SIZE)
+    png, tag = await store.png(portrait.id, SIZE)
+    assert Image.open(io.BytesIO(png)).size == (64, 96)
+    assert (await store.png(portrait.id, SIZE))[1] == tag
+    moved = await store.move_crop(portrait.id, Crop(x_px=0, y_px=0, width_px=100, height_px=150), SIZE)
+    assert (await store.png(portrait.id, SIZE))[1] != tag
+    assert moved.url != portrait.url
+
+
+async def test_before_the_engine_is_known_the_whole_picture_is_served(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    png, _ = await store.png("ada", None)
+    assert Image.open(io.BytesIO(png)).size == (128, 192)
+
+
+async def test_an_upload_says_how_it_is_cut(store: PortraitStore) -> None:
+    portrait = await store.upload(image(300, 200), SIZE)
+    detail = portrait.detail
+    assert detail["kind"] == "upload"
+    assert detail["image"] == {"width_px": 300, "height_px": 200}
+    assert detail["face_found"] is False
+    assert detail["crop"]["width_px"] / detail["crop"]["height_px"] == pytest.approx(64 / 96, rel=0.02)
+
+
+async def test_the_oldest_upload_goes_and_the_defaults_stay(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    ids = [(await store.upload(image(100, 100), SIZE)).id for _ in range(3)]
+    assert [entry["id"] for entry in store.list()] == ["ada", "bo", *ids[1:]]
+    with pytest.raises(NotFound):
+        store.get(ids[0])
+
+
+async def test_a_crop_outside_the_image_is_refused_and_changes_nothing(store: PortraitStore) -> None:
+    portrait = await store.upload(image(300, 300), SIZE)
+    with pytest.raises(MediaError, match="inside the image of 300x300 px"):
+        await store.move_crop(portrait.id, Crop(x_px=250, y_px=0, width_px=100, height_px=150), SIZE)
+    assert store.get(portrait.id) == portrait
+
+
+async def test_the_crop_of_a_default_cannot_be_moved(store: PortraitStore, folder: Path) -> None:
+    await store.load_defaults(folder)
+    with pytest.raises(NotFound):
+        await store.move_crop("ada", Crop(x_px=0, y_px=0, width_px=64, height_px=96), SIZE)
+
+
+async def test_a_text_is_no_portrait(store: PortraitStore) -> None:
+    with pytest.raises(MediaError):
+        await store.upload(b"hello", SIZE)
+    assert store.list() == []
