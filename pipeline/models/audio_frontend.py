@@ -31,6 +31,8 @@ _STEM_COLUMNS = _STEM_PAST_COLUMNS + COLUMNS_PER_FRAME + _STEM_FUTURE_COLUMNS
 # Log-mel of speech at the usual level, roughly: brought to mean 0 and spread 1.
 _MEL_MEAN = -10.0
 _MEL_SPREAD = 3.5
+# Share of a block's numbers that training drops: there are far fewer voices than steps.
+_DROPOUT = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +94,13 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, 2 * dim)
         self.reduce = nn.Linear(2 * dim, dim)
+        self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         mixed_BFD = self.conv(self.norm1(x_BFD).transpose(1, 2)).transpose(1, 2)
         kept_BFD = x_BFD[:, self.past_frames : x_BFD.shape[1] - self.future_frames]
-        y_BFD = kept_BFD + nn.functional.gelu(mixed_BFD)
-        return cast(Tensor, y_BFD + self.reduce(nn.functional.gelu(self.expand(self.norm2(y_BFD)))))
+        y_BFD = kept_BFD + self.dropout(nn.functional.gelu(mixed_BFD))
+        return cast(Tensor, y_BFD + self.dropout(self.reduce(nn.functional.gelu(self.expand(self.norm2(y_BFD))))))
 
 
 class AudioFrontend(nn.Module):

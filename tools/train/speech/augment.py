@@ -62,7 +62,7 @@ def augment(power_BTM: Tensor, other_BTM: Tensor | None, generator: torch.Genera
         is_mixed = _chance(power_BTM, 0.2, generator)
         power_BTM = power_BTM + other_BTM * is_mixed * _from_db(power_BTM, -20.0, 3.0, generator)
     power_BTM = power_BTM + _noise(power_BTM, generator)
-    power_BTM = _telephone(power_BTM, generator)
+    power_BTM = _telephone(_drop_bands(power_BTM, generator), generator)
     return power_BTM * _from_db(power_BTM, -_GAIN_DB, _GAIN_DB, generator)
 
 
@@ -90,8 +90,8 @@ def _curve(like: Tensor, spread_db: float, generator: torch.Generator | None) ->
 def _shift_bands(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     """Stretch the bands a little, as another length of throat would."""
     bands = torch.arange(NUM_MELS, device=power_BTM.device, dtype=torch.float32)
-    stretch = _uniform(power_BTM, 0.93, 1.07, generator)
-    place = (bands * stretch + _uniform(power_BTM, -1.5, 1.5, generator)).clamp(0, NUM_MELS - 1)
+    stretch = _uniform(power_BTM, 0.9, 1.1, generator)
+    place = (bands * stretch + _uniform(power_BTM, -2.0, 2.0, generator)).clamp(0, NUM_MELS - 1)
     lower = place.floor().long().clamp_max(NUM_MELS - 2).expand(power_BTM.shape)
     share = (place - place.floor()).expand(power_BTM.shape)
     return power_BTM.gather(2, lower) * (1 - share) + power_BTM.gather(2, lower + 1) * share
@@ -115,6 +115,14 @@ def _noise(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
     shape = _curve(power_BTM, 7.0, generator) * _chance(power_BTM, 0.7, generator)
     grain = torch.rand(power_BTM.shape, generator=generator, device=power_BTM.device).clamp_min(1e-4).log().neg()
     return 0.0064 * _from_db(power_BTM, -50.0, -5.0, generator) * shape * (0.4 + 0.6 * grain)
+
+
+def _drop_bands(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Take out up to a tenth of the bands, in four in ten clips."""
+    band = torch.arange(NUM_MELS, device=power_BTM.device)
+    first = _uniform(power_BTM, 0.0, NUM_MELS, generator)
+    count = _uniform(power_BTM, 1.0, NUM_MELS / 10, generator) * _chance(power_BTM, 0.4, generator)
+    return power_BTM * (1 - 0.999 * ((band >= first) & (band < first + count)).float())
 
 
 def _telephone(power_BTM: Tensor, generator: torch.Generator | None) -> Tensor:
