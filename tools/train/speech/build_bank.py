@@ -26,7 +26,7 @@ from tools.train.speech.sounds import background, non_speech
 from tools.train.speech.sources import SOURCES, Utterance
 from tools.train.speech.visemes import NUM_VISEMES, Phone, frame_classes, viseme_curves
 
-__all__ = ["Job", "label_utterance", "main", "make_quiet", "make_source"]
+__all__ = ["BankPart", "Job", "label_utterance", "main", "make_quiet", "make_source"]
 
 FloatArray = NDArray[np.float32]
 
@@ -86,15 +86,17 @@ def _spectrum_codes(sound: FloatArray) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class BankPart:
+    """Spectra and labels of one utterance, as `BankSource` holds them."""
+
     mel_codes: NDArray[np.uint8]
     visemes: NDArray[np.uint8]
     loudness: NDArray[np.uint8]
     classes: NDArray[np.uint8]
 
 
-def _part(sound: FloatArray, weights: FloatArray, classes: NDArray[np.uint8]) -> _Part:
-    return _Part(
+def _part(sound: FloatArray, weights: FloatArray, classes: NDArray[np.uint8]) -> BankPart:
+    return BankPart(
         mel_codes=_spectrum_codes(sound),
         visemes=np.rint(weights * 255).astype(np.uint8),
         loudness=np.clip(np.rint(_loudness(sound) * 85), 0, 255).astype(np.uint8),
@@ -102,7 +104,7 @@ def _part(sound: FloatArray, weights: FloatArray, classes: NDArray[np.uint8]) ->
     )
 
 
-def label_utterance(utterance: Utterance, rng: np.random.Generator) -> _Part:
+def label_utterance(utterance: Utterance, rng: np.random.Generator) -> BankPart:
     """Vary speed, pitch and level of an utterance, put pauses round it, and label its frames.
 
     Args:
@@ -130,7 +132,7 @@ def label_utterance(utterance: Utterance, rng: np.random.Generator) -> _Part:
     return _part(sound, viseme_curves(phones, num_frames), frame_classes(phones, num_frames))
 
 
-def _join(parts: list[_Part], voices: list[str], held_out: list[bool]) -> BankSource:
+def _join(parts: list[BankPart], voices: list[str], held_out: list[bool]) -> BankSource:
     names = tuple(dict.fromkeys(voices))
     counts = np.array([len(part.classes) for part in parts])
     table = np.stack(
@@ -149,7 +151,7 @@ def _join(parts: list[_Part], voices: list[str], held_out: list[bool]) -> BankSo
 def make_quiet(job: Job) -> BankSource:
     """Make sounds that are no speech, with the mouth at rest; every eighth is held out."""
     rng = np.random.default_rng(job.seed)
-    parts: list[_Part] = []
+    parts: list[BankPart] = []
     while sum(len(part.classes) for part in parts) < job.minutes * 60 * FPS:
         num_frames = int(rng.integers(50, 150))
         weights = np.zeros((num_frames, NUM_VISEMES), np.float32)
@@ -166,7 +168,7 @@ def make_librivox() -> SpeechBank:
         sound = np.pad(samples_to_float(clip.pcm), ANALYSIS_LEAD_SAMPLES)
         gains = LevelTracker().gains(frame_power(sound))
         parts.append(
-            _Part(
+            BankPart(
                 mel_codes=quantise_mel(log_mel(mel_power(sound) * gains[:, None])),
                 visemes=np.rint(clip.visemes * 255).astype(np.uint8),
                 loudness=np.clip(np.rint(clip.loudness * 85), 0, 255).astype(np.uint8),
@@ -190,7 +192,7 @@ def make_source(job: Job) -> tuple[Job, BankSource]:
     rng = np.random.default_rng(job.seed)
     # The speech has its own chance, so that a finite source comes in the same order whatever is done with it.
     speech = itertools.islice(SOURCES[job.source](np.random.default_rng(job.seed)), job.skip, None)
-    parts: list[_Part] = []
+    parts: list[BankPart] = []
     voices: list[str] = []
     held_out: list[bool] = []
     num_frames = 0
