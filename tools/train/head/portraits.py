@@ -50,7 +50,7 @@ SITTERS = (
     Sitter(
         id="ada",
         name="Ada",
-        seed=2,
+        seed=11,
         wishes=Wishes(
             gender=0.0, age=0.22, ancestry=(1.0, 0.0, 0.0), hair="long", hair_colour="chestnut", iris="green",
             glasses=False, cloth_kind=3, cloth=(52, 66, 92), darkness=0.05, spread=0.07,
@@ -60,7 +60,7 @@ SITTERS = (
     Sitter(
         id="ben",
         name="Ben",
-        seed=1,
+        seed=8,
         wishes=Wishes(
             gender=1.0, age=0.25, ancestry=(1.0, 0.0, 0.0), hair="side", hair_colour="dark blond", iris="blue",
             glasses=False, beard=0.32, cloth_kind=2, cloth=(196, 210, 224), darkness=0.12, spread=0.07,
@@ -100,7 +100,7 @@ SITTERS = (
     Sitter(
         id="frank",
         name="Frank",
-        seed=3,
+        seed=11,
         wishes=Wishes(
             gender=1.0, age=0.72, ancestry=(0.85, 0.0, 0.15), hair="crop", hair_colour="grey", iris="grey",
             glasses=True, beard=0.0, cloth_kind=3, cloth=(70, 62, 58), darkness=0.14, spread=0.07,
