@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import AvatarError, ConfigError, MediaError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from server.config import AppConfig
     from tools.render import Prepared, RenderSummary
 
@@ -204,6 +206,79 @@ async def _render(prepared: Prepared, settings: AppConfig) -> RenderSummary:
         finally:
             prepared.sound.close()
             await engine.aclose()
+
+
+@bench.command("embedded")
+def bench_embedded(
+    context: typer.Context,
+    windows: Annotated[int, typer.Option(min=10, help="Windows to measure, per precision.")] = 60,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time of a window by stage, fp32 and bf16."""
+    with _reported(context):
+        settings = _load(config, _assignments(assignments, engine__name=engine))
+        from tools.bench.embedded import run, show
+
+        _print(run(settings.engine, num_windows=windows), show, as_json)
+
+
+@bench.command("live")
+def bench_live(
+    context: typer.Context,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of the session.")] = 120.0,
+    audio: Annotated[Path | None, typer.Option(help="What is said; the shipped sample when left out.")] = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Latency and losses of a live session with a server of its own."""
+    with _reported(context):
+        overrides = _assignments(assignments, engine__name=engine)
+        _load(config, overrides)
+        from tools.bench.live import run, show
+
+        arguments = [] if config is None else ["--config", str(config)]
+        for override in overrides:
+            arguments += ["--set", override]
+        _print(run(arguments, seconds=seconds, audio=audio), show, as_json)
+
+
+@bench.command("quality")
+def bench_quality(
+    context: typer.Context,
+    people: Annotated[int, typer.Option(min=1, help="Default portraits that speak.")] = 6,
+    drift_s: Annotated[float, typer.Option(min=4, help="Length of the stream that is watched for drift.")] = 300.0,
+    vae_people: Annotated[int, typer.Option(min=0, help="Rendered people for the PSNR; needs EGL.")] = 8,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lip sync, rest, identity and picture quality on held-out people and speech (minutes)."""
+    with _reported(context):
+        settings = _load(config, assignments or [])
+        from tools.bench.quality import run, show
+
+        report = run(
+            settings.engine, num_people=people, drift_s=drift_s, report=lambda text: typer.echo(text, err=True)
+        )
+        if vae_people > 0:
+            from tools.bench.vae import measure_vae
+
+            report["vae_psnr_db"] = measure_vae(settings.engine, vae_people)
+        _print(report, show, as_json)
+
+
+def _print(report: dict[str, Any], show: Callable[[dict[str, Any], Console], None], as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        show(report, Console())
 
 
 def main() -> None:

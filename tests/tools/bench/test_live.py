@@ -1,0 +1,34 @@
+"""A short live session against a server that the bench starts itself."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipeline.errors import WorkerError
+from tools.bench.live import run, served, show
+
+pytestmark = pytest.mark.contract
+
+
+def test_a_live_session_is_measured(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((8000 * np.sin(np.arange(32_000) / 5)).astype("<i2").tobytes())
+    report = run(["--engine", "pattern", "--set", "log.level=error"], seconds=4, audio=tmp_path / "a.wav")
+    assert report["engine"]["name"] == "pattern"
+    assert report["session"]["windows"] >= 3
+    assert report["session"]["distinct_frames"] > 20
+    out = io.StringIO()
+    show(report, Console(file=out, width=100))
+    assert "latency_p99_ms" in out.getvalue()
+
+
+def test_a_server_that_cannot_start_is_an_error() -> None:
+    with pytest.raises(WorkerError, match="the server ended with exit code 2"), served(["--set", "nothing=1"]):
+        pass
