@@ -1,7 +1,7 @@
 in vec3 world_position, world_normal, rest_position, posed_position; in vec2 mask_uv; flat in int part_id; in vec4 light_position; in float baked_ao;
 uniform sampler2D masks;
 uniform vec3 skin_colour, lip_colour, hair_colour, iris_colour, cloth_colour, cloth_accent, brow_colour;
-uniform float blush, freckles, age, makeup, mottle, oil, skin_seed, melanin;
+uniform float blush, freckles, age, makeup, mottle, oil, skin_seed;
 uniform float brow_strength, brow_height, brow_arch, brow_thickness, brow_length;
 uniform float stubble, moustache, beard_seed;
 uniform float scalp_cover, hairline[10], hairline_softness;
