@@ -2,7 +2,7 @@
 
 | source | what it is | licence |
 |---|---|---|
-| espeak | formant synthesis, about 60 voice variants and several accents | the program is GPL-3, its sound is free |
+| espeak | formant synthesis, 65 voice variants and several accents | the program is GPL-3, its sound is free |
 | flite | four synthetic voices made from recordings | BSD-like |
 | hibari | one natural female voice, a small neural network | Apache-2.0 |
 | russian | 99 minutes of a real speaker (Debian festvox-ru), labelled by its makers | MIT-like |
