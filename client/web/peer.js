@@ -10,7 +10,11 @@ const GATHERING_LIMIT_MS = 2_000;
 const CONNECTING_LIMIT_MS = 20_000;
 const DISCONNECTED_LIMIT_MS = 4_000;
 const CONTROL_RETRY_MS = 400;
-const JITTER_TARGET_MS = 60;
+/**
+ * How long sound and picture wait for late packets. Sound spends some 40 ms more on its way to the loudspeaker than a
+ * frame to the screen, and Chromium corrects a smaller difference than that not at all, so the picture waits for it.
+ */
+const JITTER_TARGET_MS = { audio: 60, video: 100 };
 /** Close code of the server for a session that does not exist (any more). */
 const SESSION_IS_GONE = 4004;
 
@@ -125,7 +129,9 @@ export class Peer {
 
   /** @param {RTCTrackEvent} event */
   #receive(event) {
-    if ("jitterBufferTarget" in event.receiver) event.receiver.jitterBufferTarget = JITTER_TARGET_MS;
+    if ("jitterBufferTarget" in event.receiver) {
+      event.receiver.jitterBufferTarget = JITTER_TARGET_MS[/** @type {"audio"|"video"} */ (event.track.kind)];
+    }
     if (event.streams[0]) this.handlers.stream(event.streams[0]);
   }
 

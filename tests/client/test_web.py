@@ -68,3 +68,32 @@ def test_every_module_stays_short() -> None:
     for path in WEB.glob("*.*"):
         limit = 500 if path.suffix == ".css" else 300
         assert len(path.read_text().splitlines()) < limit, path.name
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of a #rrggbb colour, as WCAG 2 defines it."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["dark", "light"])
+def test_text_has_enough_contrast(theme: int) -> None:
+    """Text reaches WCAG AA (4.5) on every ground it stands on; marks of the chart reach 3 on theirs."""
+    blocks = re.findall(r":root \{([^}]*)\}", (WEB / "base.css").read_text())
+    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[theme]))
+    for ground in ("bg", "surface"):
+        for ink in ("text", "muted", "accent"):
+            assert contrast(colors[ink], colors[ground]) >= 4.5, f"{ink} on {ground}"
+    assert contrast(colors["text"], colors["raised"]) >= 4.5
+    assert contrast(colors["accent-ink"], colors["accent"]) >= 4.5
+    for ink in ("alert", "good"):
+        assert contrast(colors[ink], colors["bg"]) >= 3, ink
+    for stage in ("features", "steps-0", "steps-1", "copy"):
+        assert contrast(colors[f"stage-{stage}"], colors["surface"]) >= 3, stage

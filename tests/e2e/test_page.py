@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from playwright.sync_api import Browser
 
     from tests.e2e.conftest import Server, Visitor
@@ -31,7 +32,7 @@ SOUND_AND_PICTURE = """async (seconds) => {
   const video = document.querySelector("#video");
   const audio = new AudioContext();
   const analyser = audio.createAnalyser();
-  analyser.fftSize = 2048;
+  analyser.fftSize = 1024;
   audio.createMediaStreamSource(video.srcObject).connect(analyser);
   const samples = new Float32Array(analyser.fftSize);
   const canvas = new OffscreenCanvas(32, 48);
@@ -43,6 +44,7 @@ SOUND_AND_PICTURE = """async (seconds) => {
     analyser.getFloatTimeDomainData(samples);
     context.drawImage(video, 0, 0, 32, 48);
     rows.push({
+      time: performance.now(),
       level: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),
       pixels: Array.from(context.getImageData(0, 0, 32, 48).data).filter((_, index) => index % 4 === 1),
     });
@@ -89,16 +91,47 @@ def test_the_face_appears_and_plays(visit: Visit, server: Server) -> None:
     assert visitor.page.inner_text("#status-title") == "Live"
 
 
-def test_the_avatar_is_heard_and_its_picture_moves(visit: Visit) -> None:
-    """The spoken file comes back as sound, with pauses, over a picture that changes."""
+def test_the_avatar_is_heard_and_its_picture_follows_the_sound(visit: Visit) -> None:
+    """The spoken file comes back with its pauses, and what moves in the picture moves with it, within two frames.
+
+    After a stall of a loaded machine Chromium takes some seconds to bring the two together again, so it has three goes.
+    """
     visitor = visit()
     visitor.start()
-    rows = visitor.page.evaluate(SOUND_AND_PICTURE, 8)
-    levels = np.array([row["level"] for row in rows])
+    for _ in range(3):
+        levels, pixels = sound_and_picture(visitor, seconds=12)
+        assert np.quantile(levels, 0.9) > 0.01, "hardly any sound arrived"
+        assert np.quantile(levels, 0.05) < 0.3 * np.quantile(levels, 0.9), "the pauses of speech are missing"
+        likeness = {lag: likeness_at(lag, np.sqrt(levels), pixels) for lag in range(-12, 13)}
+        best = max(likeness, key=lambda lag: likeness[lag])
+        assert likeness[best] > 0.4, f"nothing in the picture follows the sound: {likeness}"
+        if abs(best) <= 2:
+            break
+    visitor.shoot("live")
+    assert abs(best) <= 2, f"the picture is {best} frames behind the sound: {likeness}"
+
+
+def sound_and_picture(visitor: Visitor, *, seconds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is heard and seen at the same moments, 25 a second: levels (num,), green of 32x48 pixels (num, 1536)."""
+    rows = visitor.page.evaluate(SOUND_AND_PICTURE, seconds)
+    times_s = np.array([row["time"] for row in rows]) / 1000
+    grid_s = np.arange(times_s[0], times_s[-1], 0.04)
+    levels = np.interp(grid_s, times_s, [row["level"] for row in rows])
     pixels = np.array([row["pixels"] for row in rows], np.float64)
-    assert np.quantile(levels, 0.9) > 0.01, "hardly any sound arrived"
-    assert np.quantile(levels, 0.05) < 0.3 * np.quantile(levels, 0.9), "the pauses of speech are missing"
-    assert pixels.std(axis=0).max() > 3.0, "the picture stands still"
+    return levels, np.stack([np.interp(grid_s, times_s, column) for column in pixels.T], axis=1)
+
+
+def likeness_at(lag: int, levels: NDArray[np.float64], pixels: NDArray[np.float64]) -> float:
+    """Correlation of the sound's level with the pixels that follow it best, `lag` frames later (mean of best 20)."""
+    num = len(levels) - abs(lag)
+    sound = levels[max(0, -lag) :][:num]
+    seen = pixels[max(0, lag) :][:num]
+    seen = seen[:, seen.std(axis=0) > 2.0]
+    if seen.shape[1] < 20:
+        return 0.0
+    sound = (sound - sound.mean()) / sound.std()
+    seen = (seen - seen.mean(axis=0)) / seen.std(axis=0)
+    return float(np.sort(np.abs(sound @ seen) / num)[-20:].mean())
 
 
 def test_the_ledger_fills(visit: Visit, server: Server) -> None:
@@ -188,8 +221,8 @@ def test_the_sample_voice_needs_no_microphone(visit: Visit) -> None:
     visitor.page.click("#other")
     visitor.wait_for_picture()
     assert "sample" in visitor.page.inner_text("#status-title")
-    rows = visitor.page.evaluate(SOUND_AND_PICTURE, 4)
-    assert max(row["level"] for row in rows) > 0.01
+    levels, _ = sound_and_picture(visitor, seconds=4)
+    assert levels.max() > 0.01
     num_states = sum(message["type"] == "state" for message in visitor.received)
     visitor.page.click("#other")
     visitor.page.wait_for_selector("#status-title:text-is('Live')")
