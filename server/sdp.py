@@ -5,7 +5,9 @@ answer to nonsense is a sentence and never a traceback.
 """
 
 import ipaddress
+import re
 
+from aiortc.rtcdtlstransport import RTCDtlsFingerprint
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from server.errors import SignalingError, UnsupportedMedia
@@ -15,6 +17,7 @@ __all__ = ["check_offer"]
 MAX_SDP_CHARS = 128 * 1024
 MAX_CANDIDATES = 64
 _CODECS = {"audio": ("audio/opus",), "video": ("video/vp8", "video/h264")}
+_DIGESTS = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 _DIRECTIONS = {"audio": ("sendrecv",), "video": ("recvonly", "sendrecv")}
 
 
@@ -96,12 +99,9 @@ def _check_media(media: MediaDescription) -> None:
         raise SignalingError(f"{name} has no direction")
     if media.port == 0:
         raise SignalingError(f"{name} is rejected by its port 0")
-    if not any(codec.mimeType.lower() in _CODECS[media.kind] for codec in media.rtp.codecs):
-        offered = ", ".join(sorted({codec.name for codec in media.rtp.codecs}))[:200] or "none"
-        known = " or ".join(mime_type.partition("/")[2] for mime_type in _CODECS[media.kind])
-        raise UnsupportedMedia(f"codecs of {name} of the offer", offered, f"one of them has to be {known}")
-    if media.dtls is None or not media.dtls.fingerprints:
-        raise SignalingError(f"{name} has no DTLS fingerprint or setup")
+    _check_codecs(media, name)
+    if media.dtls is None or not any(_is_usable(fingerprint) for fingerprint in media.dtls.fingerprints):
+        raise SignalingError(f"{name} has no setup or no DTLS fingerprint of {', '.join(_DIGESTS)}")
     if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
         raise SignalingError(f"{name} has no ICE credentials")
     if not media.rtcp_mux:
@@ -110,3 +110,18 @@ def _check_media(media: MediaDescription) -> None:
         raise SignalingError(
             f"{name} has {len(media.ice_candidates)} candidates, but at most {MAX_CANDIDATES} are allowed"
         )
+
+
+def _check_codecs(media: MediaDescription, name: str) -> None:
+    if not any(codec.mimeType.lower() in _CODECS[media.kind] for codec in media.rtp.codecs):
+        offered = ", ".join(sorted({codec.name for codec in media.rtp.codecs}))[:200] or "none"
+        known = " or ".join(mime_type.partition("/")[2] for mime_type in _CODECS[media.kind])
+        raise UnsupportedMedia(f"codecs of {name} of the offer", offered, f"one of them has to be {known}")
+
+
+def _is_usable(fingerprint: RTCDtlsFingerprint) -> bool:
+    num_bytes = _DIGESTS.get(fingerprint.algorithm.lower())
+    return (
+        num_bytes is not None
+        and re.fullmatch(rf"[0-9A-Fa-f]{{2}}(:[0-9A-Fa-f]{{2}}){{{num_bytes - 1}}}", fingerprint.value) is not None
+    )

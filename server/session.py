@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pipeline.api import FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
 from pipeline.errors import AvatarError, WorkerError
-from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
+from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, WINDOW_SAMPLES
 from server.clock import Clock
 from server.config import SessionConfig
 from server.control import Counters, Params, ledger_message, state_message, stats_message
@@ -28,6 +28,7 @@ from server.microphone import PACKET_SAMPLES, Chunk, Microphone
 from server.pacing import TICKS_PER_FRAME, Picture, Schedule
 from server.playout import Playout
 from server.portraits import PortraitCut
+from server.sound import level_dbfs
 from server.tracks import AudioTrack, VideoTrack
 
 __all__ = ["ControlSink", "PeerLink", "Session"]
@@ -35,6 +36,7 @@ __all__ = ["ControlSink", "PeerLink", "Session"]
 _LOGGER = logging.getLogger(__name__)
 _REOPEN_DELAY_S = 0.5
 _STATS_PERIOD_S = 1.0
+_PAUSE_S = 0.5
 
 
 class PeerLink(Protocol):
@@ -125,6 +127,8 @@ class Session:
         self._base_epoch = 0
         self._base_window = 0
         self._last_window = -1
+        self._quiet_samples = 0
+        self._onset: tuple[int, float] | None = None
         self._playout: Playout | None = None
         self._control: ControlSink | None = None
         self._closing = asyncio.Event()
@@ -222,7 +226,6 @@ class Session:
 
     def picture_left(self, picture: Picture, frame: int) -> None:
         """Follow the pictures: fresh ones make the session live, rest frames make it rest."""
-        del frame
         is_before_first = self.state is State.WARMING and picture is not Picture.FRESH
         self._metrics.frames.labels("still" if is_before_first else picture.value).inc()
         if is_before_first:
@@ -234,6 +237,9 @@ class Session:
             self._enter(Event.REST_FRAME)
         else:
             self._enter(Event.FRESH_FRAME)
+            if self._onset is not None and frame >= self._onset[0]:
+                self._metrics.ttff.observe(self._clock.now_s() - self._onset[1])
+                self._onset = None
 
     def underrun(self) -> None:
         """Count an underrun."""
@@ -314,8 +320,20 @@ class Session:
         while True:
             await self.microphone.wait()
             chunk = self.microphone.take()
-            if chunk is not None and self._stream is not None:
+            if chunk is None:
+                continue
+            self._find_onset(chunk)
+            if self._stream is not None:
                 await self._push(self._stream, chunk)
+
+    def _find_onset(self, chunk: Chunk) -> None:
+        """Note when an utterance begins, and with which frame: sound after half a second of silence."""
+        if level_dbfs(chunk.pcm) < self._config.quiet_dbfs:
+            self._quiet_samples += len(chunk.pcm)
+            return
+        if self._quiet_samples >= _PAUSE_S * SAMPLE_RATE_HZ:
+            self._onset = (chunk.position // SAMPLES_PER_FRAME, self._clock.now_s())
+        self._quiet_samples = 0
 
     async def _push(self, stream: Stream, chunk: Chunk) -> None:
         pts = chunk.position - self._stream_start * SAMPLES_PER_FRAME

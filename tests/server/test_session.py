@@ -204,6 +204,15 @@ async def test_each_window_is_reported_with_its_latency_on_control_channel_and_m
         assert count == len(ledgers)
 
 
+async def test_the_time_from_the_first_sound_of_an_utterance_to_its_frame_is_measured() -> None:
+    async with room() as r:
+        await r.speak(2.0, value=0)
+        await r.speak(2.0)
+        registry = r.metrics.registry
+        assert registry.get_sample_value("ttff_seconds_count") == 1.0
+        assert registry.get_sample_value("ttff_seconds_sum") == pytest.approx(DELAY_S, abs=0.041)
+
+
 async def test_the_figures_come_once_per_second() -> None:
     async with room() as r:
         await r.speak(5.1)

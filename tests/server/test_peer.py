@@ -1,0 +1,132 @@
+"""Tests of server/peer.py: two peers in one process, and what aiortc keeps where it is replaced."""
+
+import asyncio
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.codecs.opus import OpusEncoder
+from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtp import RtpPacket
+
+from server.config import SessionConfig
+from server.errors import SignalingError
+from server.peer import OpusIntake, Peer
+from server.tracks import AudioTrack, VideoTrack
+
+pytestmark = pytest.mark.contract
+
+
+def opus_packets(num: int) -> list[bytes]:
+    """Packets of a tone."""
+    encoder = OpusEncoder()
+    packets = []
+    for i in range(num):
+        tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(i * 960, (i + 1) * 960) / 48_000)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(np.repeat(tone, 2).reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, i * 960, Fraction(1, 48_000)
+        packets += encoder.encode(frame)[0]
+    return packets
+
+
+class Tone(MediaStreamTrack):
+    """A microphone in real time."""
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent = 0
+
+    async def recv(self) -> av.AudioFrame:
+        await asyncio.sleep(0.02)
+        phase = 2 * np.pi * 440 * np.arange(self._sent * 960, (self._sent + 1) * 960) / 48_000
+        samples = np.repeat((8000 * np.sin(phase)).astype(np.int16), 2).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, self._sent * 960, Fraction(1, 48_000)
+        self._sent += 1
+        return frame
+
+
+def test_every_packet_is_given_on_as_it_arrives_and_nothing_to_aiortc() -> None:
+    got: list[tuple[int, int]] = []
+    intake = OpusIntake(lambda timestamp, samples: got.append((timestamp, len(samples))))
+    for i, payload in enumerate(opus_packets(5)):
+        assert intake.add(RtpPacket(timestamp=1000 + i * 960, sequence_number=i, payload=payload)) == (False, None)
+    assert [timestamp for timestamp, _ in got] == [1000 + i * 960 for i in range(5)]
+    assert {length for _, length in got} == {960}
+
+
+def test_damaged_and_empty_packets_are_survived() -> None:
+    got: list[int] = []
+    intake = OpusIntake(lambda timestamp, samples: got.append(timestamp))
+    intake.add(RtpPacket(timestamp=0, payload=b""))
+    for seed in range(50):
+        noise = np.random.default_rng(seed).bytes(60)
+        intake.add(RtpPacket(timestamp=seed, payload=noise))
+    intake.add(RtpPacket(timestamp=99, payload=opus_packets(1)[0]))
+    assert got[-1] == 99
+    assert intake.num_damaged + len(got) == 51
+
+
+async def test_sound_goes_in_and_sound_and_picture_come_out() -> None:
+    viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    viewer.addTrack(Tone())
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    heard: asyncio.Queue[tuple[int, np.ndarray]] = asyncio.Queue()
+    video, audio = VideoTrack(lambda: None), AudioTrack(lambda: None)
+    peer = await Peer.accept(
+        viewer.localDescription.sdp,
+        ice_servers=(),
+        config=SessionConfig(),
+        video=video,
+        audio=audio,
+        sink=lambda timestamp, samples: heard.put_nowait((timestamp, samples)),
+    )
+    await viewer.setRemoteDescription(RTCSessionDescription(sdp=peer.answer_sdp, type="answer"))
+    await asyncio.wait_for(peer.connected.wait(), 10)
+
+    packets = [await asyncio.wait_for(heard.get(), 5) for _ in range(10)]
+    steps = {(b[0] - a[0]) % 2**32 for a, b in zip(packets, packets[1:], strict=False)}
+    assert steps == {960}
+    assert abs(packets[-1][1].astype(float).std() - 8000 / 2**0.5) < 500
+    assert await peer.num_received() > 0
+
+    received = {transceiver.kind: transceiver.receiver.track for transceiver in viewer.getTransceivers()}
+    for frame in range(40):
+        video.put(frame, np.full((96, 64), 100 + frame, np.uint8))
+        audio.put(frame * 960, np.full((960, 2), 3000, np.int16))
+        await asyncio.sleep(0.01)
+    picture = await asyncio.wait_for(received["video"].recv(), 5)
+    sound = await asyncio.wait_for(received["audio"].recv(), 5)
+    assert isinstance(picture, av.VideoFrame)
+    assert (picture.width, picture.height) == (64, 64)
+    assert isinstance(sound, av.AudioFrame)
+
+    await viewer.close()
+    await asyncio.wait_for(peer.closed.wait(), 5)
+    video.stop()
+    audio.stop()
+    await peer.aclose()
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_an_offer_that_passes_the_checks_and_still_makes_no_sense_is_refused_and_cleaned_up() -> None:
+    viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    viewer.addTransceiver("audio", direction="sendrecv")
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    sdp = viewer.localDescription.sdp.replace("VP8/90000", "VP8/1").replace("H264/90000", "H264/1")
+    with pytest.raises(SignalingError):
+        await Peer.accept(
+            sdp,
+            ice_servers=(),
+            config=SessionConfig(),
+            video=VideoTrack(lambda: None),
+            audio=AudioTrack(lambda: None),
+            sink=lambda timestamp, samples: None,
+        )
+    await viewer.close()
