@@ -169,7 +169,7 @@ class WorkerEngine:
                 await opened
         except TimeoutError as exc:
             await stream.aclose()
-            raise WorkerError(f"the stream was not open after {self._config.open_timeout_s:.0f} s") from exc
+            raise WorkerError(f"the stream was not open after {self._config.open_timeout_s:g} s") from exc
         except BaseException:
             await stream.aclose()
             raise

@@ -177,31 +177,27 @@ class WorkerProcess:
         os.close(self.ring_fd)
 
     async def _wait_for(self, message_class: type[AnyMessage], *, timeout_s: float) -> AnyMessage:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self._inbox:
-                    await self._read()
-        except TimeoutError as exc:
-            self._signal(signal.SIGUSR1)
-            await asyncio.sleep(_DUMP_S)
-            raise WorkerStartTimeout(timeout_s) from exc
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while not self._inbox:
+            if not await self._read_before(deadline_s):
+                self._signal(signal.SIGUSR1)
+                await asyncio.sleep(_DUMP_S)
+                raise WorkerStartTimeout(timeout_s)
         message = self._inbox.popleft()
         if not isinstance(message, message_class):
             raise WorkerError(f"worker said {type(message).__name__}, but {message_class.__name__} was expected")
         return message
 
     async def _read_within(self, timeout_s: float) -> bool:
-        """Read once, or find the worker silent."""
+        return await self._read_before(asyncio.get_running_loop().time() + timeout_s)
+
+    async def _read_before(self, deadline_s: float) -> bool:
+        """Read once, or find the worker silent until a deadline (clock of the loop)."""
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._read()
+            async with asyncio.timeout_at(deadline_s):
+                data = await self._reader.read(_READ_BYTES)
         except TimeoutError:
             return False
-        return True
-
-    async def _read(self) -> None:
-        try:
-            data = await self._reader.read(_READ_BYTES)
         except ConnectionError:
             data = b""
         if not data:
@@ -209,6 +205,7 @@ class WorkerProcess:
             raise WorkerCrashed(self._rank, self._process.returncode)
         for message in self._decoder.feed(data):
             self._sort(message)
+        return True
 
     def _sort(self, message: Message) -> None:
         match message:

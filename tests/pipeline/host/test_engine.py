@@ -440,6 +440,28 @@ async def test_a_worker_that_ignores_the_shutdown_is_killed(caplog: pytest.LogCa
     assert "does not end and is killed" in caplog.text
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_stream_that_a_busy_worker_does_not_open_is_given_up(
+    is_killed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_engine(
+        pattern={"fault": "stall"}, max_streams=2, open_timeout_s=30 if is_killed else 0.3, shutdown_timeout_s=0.2
+    ) as engine:
+        await engine.wait_ready()
+        stream = await engine.open(FILE)
+        await stream.push_audio(speech(2 * WINDOW_SAMPLES), 0)
+        while "stalling" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody of a change
+            await asyncio.sleep(0.01)
+        opening = asyncio.create_task(engine.open(FILE))
+        await asyncio.sleep(0)
+        if is_killed:
+            assert engine.worker_pid is not None
+            os.kill(engine.worker_pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="exit code -9" if is_killed else "the stream was not open after 0.3 s"):
+            await opening
+        await stream.aclose()
+
+
 @pytest.mark.parametrize("fault", ["none", "stall"])
 async def test_a_worker_ends_when_its_server_dies(fault: str) -> None:
     """The server is a process of its own here and is killed; nothing of it may remain."""
