@@ -52,6 +52,9 @@ async def read_body(request: Request, *, what: str, limit_bytes: int, timeout_s:
         limit_bytes: The limit.
         timeout_s: Until all of it has to be there.
 
+    Returns:
+        The body, at least one byte.
+
     Raises:
         TooLarge: It is over its limit, by its header or by what arrives.
         RequestError: It is empty or did not arrive in time.
@@ -84,6 +87,9 @@ async def read_json(request: Request, model: type[M], *, limit_bytes: int, timeo
         limit_bytes: The limit.
         timeout_s: Until all of it has to be there.
 
+    Returns:
+        The body, checked.
+
     Raises:
         UnsupportedMedia: It is not declared as JSON.
         TooLarge: It is over its limit.
@@ -99,6 +105,10 @@ async def read_json(request: Request, model: type[M], *, limit_bytes: int, timeo
 
 def require_type(request: Request, allowed: tuple[str, ...]) -> None:
     """Check the Content-Type of a request.
+
+    Args:
+        request: The request.
+        allowed: The types that are taken, in lower case and without parameters.
 
     Raises:
         UnsupportedMedia: It is none of the allowed.

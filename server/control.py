@@ -96,6 +96,9 @@ def parse_command(text: str) -> Interrupt | SetPortrait | Update:
     Args:
         text: JSON, untrusted.
 
+    Returns:
+        The command.
+
     Raises:
         RequestError: It is no message of the wire contract; says what is wrong first.
     """

@@ -69,8 +69,8 @@ class TooLarge(SessionError, ValueError):
     """A request body is over its limit.
 
     Args:
-        limit_bytes: The limit.
         what: What the body is.
+        limit_bytes: The limit.
     """
 
     def __init__(self, what: str, limit_bytes: int) -> None:

@@ -43,11 +43,14 @@ _NEXT = {
 
 
 def next_state(state: State, event: Event) -> State:
-    """The state after an event.
+    """Find the state after an event.
 
     Args:
         state: The state before.
-        event: What happened; one that means nothing in this state leaves it as it is.
+        event: What happened.
+
+    Returns:
+        The new state; an event that means nothing in a state leaves it as it is.
     """
     if event is Event.CLOSED:
         return State.CLOSED

@@ -86,6 +86,9 @@ def page_address(config: ServerConfig, listener: socket.socket) -> str:
     Args:
         config: For the host.
         listener: For the port that was taken.
+
+    Returns:
+        An http address; one that listens on all addresses is reached by the loopback one.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
     return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{listener.getsockname()[1]}/"

@@ -140,5 +140,8 @@ class Microphone:
         Args:
             first_frame: Index of the first one in media time.
             num_frames: How many.
+
+        Returns:
+            Decibels relative to full scale, at least -100.
         """
         return level_dbfs(self.sound(first_frame * SOUND_SAMPLES_PER_FRAME, num_frames * SOUND_SAMPLES_PER_FRAME))

@@ -114,6 +114,9 @@ class Peer:
             audio: Track to send.
             sink: Gets the received sound.
 
+        Returns:
+            The peer, with its answer; it connects by itself.
+
         Raises:
             SignalingError: The offer makes no sense, or there was no answer in time.
             UnsupportedMedia: It does not offer what a session needs.

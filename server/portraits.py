@@ -143,6 +143,9 @@ class PortraitStore:
         Args:
             portrait_id: Its id, untrusted.
 
+        Returns:
+            The portrait.
+
         Raises:
             NotFound: There is none of that id.
         """
@@ -157,6 +160,9 @@ class PortraitStore:
         Args:
             data: The file, untrusted.
             size: Size of the engine's frame.
+
+        Returns:
+            The new portrait.
 
         Raises:
             MediaError: It cannot be used.
@@ -185,6 +191,9 @@ class PortraitStore:
             crop: The part, untrusted.
             size: Size of the engine's frame.
 
+        Returns:
+            The portrait as it is now.
+
         Raises:
             NotFound: There is no such upload.
             MediaError: The crop cannot be used.
@@ -204,6 +213,9 @@ class PortraitStore:
         Args:
             portrait_id: Its id, untrusted.
             size: Size of the engine's frame.
+
+        Returns:
+            The cut.
 
         Raises:
             NotFound: There is none of that id.

@@ -85,6 +85,9 @@ class Sessions:
     def require_frame_size(self) -> FrameSize:
         """Size of the engine's frame.
 
+        Returns:
+            As last known.
+
         Raises:
             EngineNotReady: It is not known yet.
         """
@@ -110,6 +113,9 @@ class Sessions:
         Args:
             session_id: Untrusted.
 
+        Returns:
+            The session.
+
         Raises:
             NotFound: There is none of that name.
         """
@@ -126,6 +132,9 @@ class Sessions:
             portrait_id: What to show; None takes the first portrait.
             seed: Seed of its streams.
             params: First parameters; what is left out has its default.
+
+        Returns:
+            The answer, and the name of the session.
 
         Raises:
             AvatarError: The offer, the portrait or the lack of room, as one of the errors of errors.py.
@@ -163,6 +172,9 @@ class Sessions:
 
         Args:
             portrait_id: Untrusted.
+
+        Returns:
+            The cut.
 
         Raises:
             NotFound: There is none of that id.

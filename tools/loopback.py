@@ -344,6 +344,9 @@ async def measure(url: str, sound: NDArray[np.int16], seconds: float, offer: dic
         sound: What to say, 48 kHz stereo.
         seconds: For how long.
         offer: More fields for the offer.
+
+    Returns:
+        What was seen.
     """
     viewer = Viewer(url, sound, offer)
     try:
