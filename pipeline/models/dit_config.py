@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 
-__all__ = ["COLUMNS_PER_LATENT_FRAME", "COARSEST_MOTION_PATCH", "DiTConfig"]
+__all__ = ["COARSEST_MOTION_PATCH", "COLUMNS_PER_LATENT_FRAME", "DiTConfig"]
 
 COLUMNS_PER_LATENT_FRAME = 4
 """Audio feature columns per latent frame, one per frame; the audio encoder halves their rate twice."""

@@ -90,7 +90,13 @@ def to_rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def default_portraits(model: AvatarModel) -> dict[str, NDArray[np.uint8]]:
-    """Load the portraits that ship with visavis, cut to the model's frame, by id.
+    """Load the portraits that ship with visavis.
+
+    Args:
+        model: Gives the size.
+
+    Returns:
+        uint8 RGB in the model's frame, by id.
 
     Raises:
         MediaError: There are none.
