@@ -163,17 +163,18 @@ function bindControls() {
   }
 }
 
-/** Asks the server how it is, more often while it is not ready; a conversation tells by itself. */
+/** Asks the server how it is, more often while it is not ready; an open conversation tells by itself. */
 async function poll() {
-  if (!isActive(connection.state) && !document.hidden) {
+  const { phase } = connection.state;
+  if (["idle", "failed", "waiting"].includes(phase) && !document.hidden) {
     try {
       info = await getInfo();
       panel.setLimits(info);
       const notes = info.engine.notes ?? [];
       byId("engine-note").hidden = notes.length === 0;
       setText("engine-note", notes.map(sentence).join(" "));
-      if (!hasPortraits) await portraits.refresh();
-      hasPortraits = true;
+      if (!hasPortraits && phase !== "waiting") await portraits.refresh();
+      hasPortraits ||= phase !== "waiting";
     } catch {
       info = null;
     }

@@ -140,7 +140,7 @@ export function statusOf(state, { info, isMuted, nowMs }) {
         ? { tone: "alert", title: "The engine restarts", hint: "The face rests meanwhile. Nothing to do." }
         : { tone: "alert", title: "The engine is late", hint: "The face rests until it has caught up." };
     case "waiting":
-      return waitingStatus(state, nowMs);
+      return waitingStatus(state, info, nowMs);
     default:
       return { tone: "alert", title: problemOf(state).title, hint: "" };
   }
@@ -168,14 +168,15 @@ function liveStatus(state, isMuted) {
     : { tone: "live", title: "Live, sample voice", hint: "You hear it back from the avatar." };
 }
 
-/** @param {State} state @param {number} nowMs @returns {Status} */
-function waitingStatus(state, nowMs) {
+/** @param {State} state @param {any} info @param {number} nowMs @returns {Status} */
+function waitingStatus(state, info, nowMs) {
   const seconds = Math.max(0, Math.ceil(((state.retryAtMs ?? nowMs) - nowMs) / 1000));
   const soon = seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
   switch (state.reason) {
     case "busy":
       return { tone: "busy", title: "Every place is taken", hint: `You are let in as soon as one is free. ${soon}` };
     case "engine":
+      if (info?.engine.state === "failed") return { ...idleStatus(info), hint: `The server's log says why. ${soon}` };
       return { tone: "busy", title: "The engine is getting ready", hint: soon };
     case "lost":
       return { tone: "alert", title: "Connection lost", hint: `It comes back by itself. ${soon}` };

@@ -97,14 +97,15 @@ def test_the_avatar_is_heard_and_its_picture_follows_the_sound(visit: Visit) -> 
     After a stall of a loaded machine Chromium takes some seconds to bring the two together again, so it has three goes.
     """
     visitor = visit()
+    visitor.page.fill("#liveliness", "0")  # The head holds still: what moves is the mouth.
     visitor.start()
     for _ in range(3):
-        levels, pixels = sound_and_picture(visitor, seconds=12)
+        levels, pixels = sound_and_picture(visitor, seconds=14)
         assert np.quantile(levels, 0.9) > 0.01, "hardly any sound arrived"
         assert np.quantile(levels, 0.05) < 0.3 * np.quantile(levels, 0.9), "the pauses of speech are missing"
         likeness = {lag: likeness_at(lag, np.sqrt(levels), pixels) for lag in range(-12, 13)}
         best = max(likeness, key=lambda lag: likeness[lag])
-        assert likeness[best] > 0.4, f"nothing in the picture follows the sound: {likeness}"
+        assert likeness[best] > 0.3, f"nothing in the picture follows the sound: {likeness}"
         if abs(best) <= 2:
             break
     visitor.shoot("live")
@@ -241,6 +242,18 @@ def test_a_refused_microphone_is_explained(browser_without_microphone: Browser, 
     visitor.page.click("#other")
     visitor.wait_for_picture()
     visitor.shoot("refused-then-sample")
+
+
+def test_a_page_from_another_machine_says_how_to_get_the_microphone(visit: Visit) -> None:
+    """Plain http from elsewhere: the browser gives no microphone, the page names the ways out, and the sample works."""
+    visitor = visit(host="another-machine.test")
+    visitor.page.click("#main")
+    visitor.page.wait_for_selector("#stage[data-phase=failed]")
+    assert "https://" in visitor.notice()
+    assert "ssh -L" in visitor.notice()
+    visitor.shoot("insecure")
+    visitor.page.click("#other")
+    visitor.wait_for_picture()
 
 
 def test_a_full_server_is_waited_for(visit: Visit) -> None:

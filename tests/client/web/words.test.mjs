@@ -22,6 +22,14 @@ test("A wait counts down and says when it tries again.", () => {
   assert.match(at(busy, { nowMs: 9000 }).hint, /now/);
 });
 
+test("Waiting for an engine that does not start says where to look.", () => {
+  const waiting = { phase: "waiting", reason: "engine", retryAtMs: 1000 };
+  assert.match(at(waiting).title, /getting ready/);
+  const failed = at(waiting, { info: { ...INFO, engine: { state: "failed" } } });
+  assert.match(failed.title, /does not start/);
+  assert.match(failed.hint, /log says why.*in 1 s/);
+});
+
 test("Idle tells what the server is doing.", () => {
   assert.match(at({}, { info: null }).title, /not reachable/);
   for (const [state, pattern] of [["starting", /starting/], ["restarting", /restarting/], ["failed", /does not start/]]) {
