@@ -84,10 +84,8 @@ export const words = {
       text: "Try again, or let the sample voice speak.",
     },
     insecure_context: {
-      title: "Browsers keep the microphone for safe addresses",
-      text:
-        "Open this page by https://, or on the server's own machine as http://localhost. From here a tunnel does it: " +
-        "ssh -L 8080:localhost:8080 and the server's name, then http://localhost:8080. The sample voice works right away.",
+      title: "No microphone on this address",
+      text: insecureText(globalThis.location?.hostname ?? "server", globalThis.location?.port || "80"),
     },
     sample_missing: {
       title: "The sample voice did not load",
@@ -111,6 +109,14 @@ export const words = {
     },
   }),
 };
+
+/** @param {string} host @param {string} port */
+function insecureText(host, port) {
+  return (
+    "Browsers give it to https:// and to this very machine only. A tunnel makes this machine of it: " +
+    `ssh -L ${port}:localhost:${port} ${host}, then open http://localhost:${port}. The sample voice works right away.`
+  );
+}
 
 /**
  * What stands in the header: the state of the conversation, or of the server while there is none.

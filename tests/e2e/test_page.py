@@ -244,13 +244,14 @@ def test_a_refused_microphone_is_explained(browser_without_microphone: Browser, 
     visitor.shoot("refused-then-sample")
 
 
-def test_a_page_from_another_machine_says_how_to_get_the_microphone(visit: Visit) -> None:
+def test_a_page_from_another_machine_says_how_to_get_the_microphone(visit: Visit, server: Server) -> None:
     """Plain http from elsewhere: the browser gives no microphone, the page names the ways out, and the sample works."""
     visitor = visit(host="another-machine.test")
     visitor.page.click("#main")
     visitor.page.wait_for_selector("#stage[data-phase=failed]")
     assert "https://" in visitor.notice()
-    assert "ssh -L" in visitor.notice()
+    port = server.port
+    assert f"ssh -L {port}:localhost:{port} another-machine.test" in visitor.notice()
     visitor.shoot("insecure")
     visitor.page.click("#other")
     visitor.wait_for_picture()
