@@ -45,7 +45,7 @@ class SessionConfig(_Section):
     """Room in the playout delay, beyond the measured need, for jitter of the network, the engine and the loop."""
     guard_s: float = Field(default=0.02, ge=0, le=1, allow_inf_nan=False)
     """How far below the budget the window latency is planned."""
-    jitter_s: Seconds = 0.06
+    jitter_s: Seconds = 0.08
     """How late an audio packet may be before silence takes its place."""
     drift_tolerance_s: Seconds = 0.01
     """How far the sender's sound may run ahead of or behind the clock before it is moved, in a quiet moment."""
