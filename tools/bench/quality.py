@@ -2,6 +2,9 @@
 
 Speech is the held-out LibriVox reader of tools/train/speech, with phone times from forced alignment; the people are
 the default portraits. Mouths are measured with tools/bench/landmarks. Each person says all clips in one stream.
+
+What these measures can reach: a rendered person who follows the labels exactly (381 frames, two clips) gets an opening
+correlation of 0.90 at lag 0, rounding 0.60, every closure, a silence ratio of 0.05 and a border ratio of 1.00.
 """
 
 from __future__ import annotations
