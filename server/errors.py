@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pipeline.errors import AvatarError, ConfigError, MediaError, StreamLimitReached, WorkerError
 
 __all__ = [
+    "AddressTaken",
     "EngineNotReady",
     "ErrorReply",
     "NotFound",
@@ -27,6 +28,28 @@ __all__ = [
     "UnsupportedMedia",
     "reply_for",
 ]
+
+
+class AddressTaken(AvatarError):
+    """The server cannot listen where it was told to.
+
+    Args:
+        host: The address.
+        port: The port.
+        reason: What the system says.
+    """
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(host, port, reason)
+        self.host = host
+        self.port = port
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot listen on {self.host} port {self.port}: {self.reason}; choose another one (--port, --host) or stop "
+            "what uses it"
+        )
 
 
 class SessionError(AvatarError):

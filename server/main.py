@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.host.engine import WorkerEngine
 from server.app import create_app
 from server.config import AppConfig, ServerConfig
+from server.errors import AddressTaken
 from server.logs import install_logging
 
 __all__ = ["run"]
@@ -34,11 +35,12 @@ def run(config: AppConfig, *, announce: Callable[[str], object]) -> int:
         Exit status: 0 after a signal, 1 when the server could not start.
 
     Raises:
-        ConfigError: The address cannot be listened on: the port is taken, or the host is not of this machine.
+        AddressTaken: The address cannot be listened on.
+        ConfigError: The host is no address at all.
     """
     install_logging(config.log)
-    logger.info("configuration: %s", config.model_dump_json())
     listener = bind(config.server)
+    logger.info("settings that differ from the defaults: %s", config.model_dump_json(exclude_defaults=True))
     # uvicorn raises the signals it caught once more when it is done; these handlers keep that from ending the process.
     before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
     try:
@@ -60,7 +62,8 @@ def bind(config: ServerConfig) -> socket.socket:
         A listening socket.
 
     Raises:
-        ConfigError: It cannot be taken.
+        AddressTaken: The system refuses it.
+        ConfigError: The host is no address at all.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -75,8 +78,7 @@ def bind(config: ServerConfig) -> socket.socket:
         listener.listen(128)
     except OSError as exc:
         listener.close()
-        rule = f"it has to be free to listen on at {config.host} ({(exc.strerror or str(exc)).lower()})"
-        raise ConfigError("server.port", config.port, rule) from exc
+        raise AddressTaken(config.host, config.port, (exc.strerror or str(exc)).lower()) from exc
     return listener
 
 

@@ -14,6 +14,7 @@ from pipeline.errors import (
     WorkerCrashed,
 )
 from server.errors import (
+    AddressTaken,
     EngineNotReady,
     NotFound,
     RequestError,
@@ -54,7 +55,8 @@ def test_each_error_has_its_status_code_and_sentence(error: AvatarError, status:
 
 def test_the_drawing_shows_every_error_of_the_branch() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", module.__doc__ or ""))
-    assert drawn == {cls.__name__ for cls in [SessionError, *SessionError.__subclasses__()]}
+    branches = [AddressTaken, SessionError, *SessionError.__subclasses__()]
+    assert drawn == {cls.__name__ for cls in branches}
 
 
 def test_sentences_are_lower_case_without_full_stop_and_do_not_echo_floods() -> None:
