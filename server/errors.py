@@ -1,6 +1,7 @@
-"""The server's branch of the error tree, and the one table that gives each error its HTTP status.
+"""The server's branches of the error tree, and the one table that gives each error its HTTP status.
 
 AvatarError (pipeline/errors.py)
+├── AddressTaken
 └── SessionError
     ├── RequestError (also ValueError)
     ├── NotFound
@@ -46,10 +47,7 @@ class AddressTaken(AvatarError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return (
-            f"cannot listen on {self.host} port {self.port}: {self.reason}; choose another one (--port, --host) or stop "
-            "what uses it"
-        )
+        return f"cannot listen on {self.host} port {self.port}: {self.reason}; choose another with --port or --host"
 
 
 class SessionError(AvatarError):
