@@ -1,0 +1,100 @@
+"""The embedded avatar's files: found, checked against their manifest, and loaded.
+
+A folder holds `manifest.json` (format, the audio front end's sizes, and the SHA-256 of every file) and one
+safetensors file per network, stored in float16 and computed with in float32 or bfloat16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+
+from pipeline.errors import WeightsError
+from pipeline.models.audio_frontend import AudioFrontend
+
+__all__ = ["DEFAULT_FOLDER", "EmbeddedFiles", "write_manifest"]
+
+DEFAULT_FOLDER = Path(__file__).parent / "embedded"
+FORMAT = 1
+NETWORKS = ("vae", "dit", "frontend")
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class EmbeddedFiles:
+    """One folder of weights.
+
+    Args:
+        folder: The folder; None for the weights that ship with visavis.
+
+    Raises:
+        WeightsError: There is no readable manifest of a known format.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder or DEFAULT_FOLDER
+        path = self.folder / "manifest.json"
+        try:
+            self._manifest: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as exc:
+            raise WeightsError(str(path), f"the manifest cannot be read ({exc})") from exc
+        if self._manifest.get("format") != FORMAT:
+            raise WeightsError(str(path), f"format {self._manifest.get('format')!r} is not {FORMAT}")
+
+    def load(self, network: Network, name: str) -> Network:
+        """Load a network's weights, in evaluation mode and without gradients.
+
+        Args:
+            network: A network of the right sizes; changed in place.
+            name: One of `NETWORKS`.
+
+        Returns:
+            The network.
+
+        Raises:
+            WeightsError: The file is missing, was changed, or does not fit the network.
+        """
+        path = self.folder / f"{name}.safetensors"
+        try:
+            state = {k: v.float() if v.is_floating_point() else v for k, v in load(self._read(path)).items()}
+            network.load_state_dict(state)
+        except (SafetensorError, RuntimeError) as exc:
+            raise WeightsError(str(path), f"does not fit the network ({exc})") from exc
+        return network.eval().requires_grad_(False)
+
+    def load_frontend(self) -> AudioFrontend:
+        """Load the audio front end, whose sizes are in its own header.
+
+        Raises:
+            WeightsError: As in `load`.
+        """
+        path = self.folder / "frontend.safetensors"
+        self._read(path)
+        return AudioFrontend.load(path)
+
+    def _read(self, path: Path) -> bytes:
+        """Read a file that the manifest names."""
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
+        if hashlib.sha256(data).hexdigest() != self._manifest["sha256"].get(path.name):
+            raise WeightsError(str(path), "damaged: its SHA-256 is not the one in manifest.json")
+        return data
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of the weight files that lie in a folder.
+
+    Args:
+        folder: With one file per network.
+    """
+    files = [folder / f"{name}.safetensors" for name in NETWORKS]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": digests}, indent=2) + "\n")

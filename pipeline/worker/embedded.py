@@ -1,0 +1,255 @@
+"""The embedded avatar as the worker runs it: audio features, motion plan, four denoising steps, decoder.
+
+Weights are loaded from one folder and checked against its manifest. What suits the machine is measured at warm-up: the
+precision, and, where the pace of 480 ms per window would not hold, fewer steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.api import StreamParams
+from pipeline.audio.features import EmbeddedFeatures
+from pipeline.config import EngineConfig
+from pipeline.errors import ConfigError
+from pipeline.geometry import SAMPLES_PER_FRAME, WINDOW_S, WINDOW_SAMPLES
+from pipeline.models.colour import to_i420
+from pipeline.models.dit import DiT
+from pipeline.models.embedded import EMBEDDED_DIT, EMBEDDED_GEOMETRY, EMBEDDED_VAE, NUM_STEPS, motion_signal
+from pipeline.models.embedded_vae import EmbeddedVAE
+from pipeline.models.sampler import Noise, sample_block
+from pipeline.motion import MotionPlanner
+from pipeline.schedule import make_schedule
+from pipeline.weights.embedded_files import EmbeddedFiles
+from pipeline.worker.model import StageMarks
+
+__all__ = ["EmbeddedModel", "EmbeddedStream"]
+
+PACE_SHARE = 0.8
+"""Share of a window's 480 ms that its computation may take; the rest is for encoding, network and page."""
+WARM_WINDOWS, TIMED_WINDOWS = 3, 8
+MIN_STEPS = 2
+SPEECH_RMS = 0.08
+"""Level of normal speech, which the motion planner knows as loudness 1."""
+
+NOTE_DOMAIN = "the embedded model learnt from rendered people; the large engine is for photographs"
+
+
+class EmbeddedModel:
+    """The loaded networks and what was measured about them.
+
+    Args:
+        config: Of the engine.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+        ConfigError: A setting that this engine does not know.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        if config.num_steps is not None and config.num_steps > NUM_STEPS:
+            raise ConfigError("num_steps", config.num_steps, f"the embedded engine was trained for {NUM_STEPS} at most")
+        torch.set_num_threads(config.threads)
+        torch.set_grad_enabled(False)
+        files = EmbeddedFiles(config.weights_dir)
+        self._vae = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae").to(memory_format=torch.channels_last)
+        self._dit = files.load(DiT(EMBEDDED_DIT), "dit")
+        self._features = EmbeddedFeatures(files.load_frontend())
+        self._config = config
+        self._max_steps = config.num_steps or NUM_STEPS
+        self._notes: tuple[str, ...] = (NOTE_DOMAIN,)
+
+    name = "embedded"
+    height_px = EMBEDDED_GEOMETRY.height_px
+    width_px = EMBEDDED_GEOMETRY.width_px
+    accepts_prompt = False
+    accepts_portrait = True
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps per block, settled at warm-up."""
+        return self._max_steps
+
+    @property
+    def right_context_samples(self) -> int:
+        """Audio after the end of a window that its features need."""
+        return self._features.right_context_samples
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen, in sentences."""
+        return self._notes
+
+    def warm_up(self) -> float:
+        """Time windows in both precisions, keep the faster, and take steps away until the pace holds.
+
+        Returns:
+            90th percentile of the time of a window, in seconds.
+        """
+        candidates = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        if self._config.precision != "auto":
+            candidates = {self._config.precision: candidates[self._config.precision]}
+        times = {}
+        for name, dtype in candidates.items():
+            self._cast(dtype)
+            times[name] = self._time_windows()
+        chosen = min(times, key=lambda name: times[name])
+        self._cast(candidates[chosen])
+        window_s = times[chosen]
+        measured = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in times.items())
+        notes = [NOTE_DOMAIN, f"precision {chosen} ({measured} per window)"]
+        while window_s > PACE_SHARE * WINDOW_S and self._max_steps > MIN_STEPS and self._config.num_steps is None:
+            self._max_steps -= 1
+            window_s = self._time_windows()
+            notes.append(f"{self._max_steps} steps, because this machine is slow: {1000 * window_s:.0f} ms per window")
+        if window_s > WINDOW_S:
+            notes.append(f"a window takes {1000 * window_s:.0f} ms, longer than the {1000 * WINDOW_S:.0f} ms it lasts")
+        self._notes = tuple(notes)
+        return window_s
+
+    def open_stream(
+        self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
+    ) -> EmbeddedStream:
+        """Make the state of a new stream.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+            prompt: Has to be None.
+            seed: Of noise and motion.
+            params: Parameters at the start.
+
+        Returns:
+            The stream.
+
+        Raises:
+            ConfigError: A prompt was given, or the portrait is missing or has another size.
+        """
+        if prompt is not None:
+            raise ConfigError("prompt", prompt, "the embedded engine knows no prompt")
+        return EmbeddedStream(self, portrait, seed, params)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        self._dit.to(dtype)
+        self._vae.decoder.to(dtype)
+
+    def _time_windows(self) -> float:
+        grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
+        stream = self.open_stream(portrait=grey, prompt=None, seed=0, params=StreamParams())
+        rng = np.random.default_rng(0)
+        times = []
+        for window in range(WARM_WINDOWS + TIMED_WINDOWS):
+            pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + self.right_context_samples)).astype(np.int16)
+            started = time.perf_counter()
+            for _ in stream.generate(pcm, StageMarks(window=window), self._max_steps):
+                pass
+            times.append(time.perf_counter() - started)
+        return float(np.quantile(times[WARM_WINDOWS:], 0.9))
+
+
+class EmbeddedStream:
+    """The state of one stream: caches, decoder context, audio context, motion plan.
+
+    Args:
+        model: The loaded networks.
+        portrait: uint8 RGB, (height_px, width_px, 3).
+        seed: Of noise and motion.
+        params: Parameters at the start.
+    """
+
+    def __init__(
+        self, model: EmbeddedModel, portrait: NDArray[np.uint8] | None, seed: int, params: StreamParams
+    ) -> None:
+        self._model = model
+        self._params = params
+        self._schedule = make_schedule(NUM_STEPS)
+        geometry = EMBEDDED_GEOMETRY
+        self._cache = model._dit.new_cache(
+            latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=NUM_STEPS
+        )
+        self._decoder_state = model._vae.new_state()
+        self._noise = Noise(geometry, seed=seed)
+        self._planner = MotionPlanner(seed)
+        self._audio = model._features.stream()
+        self._block = 0
+        self.set_portrait(portrait)
+
+    def set_portrait(self, portrait: NDArray[np.uint8] | None) -> None:
+        """Show another portrait from the next window on; motion and rhythm go on.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+
+        Raises:
+            ConfigError: It is missing or has another size.
+        """
+        shape = (self._model.height_px, self._model.width_px, 3)
+        if portrait is None or portrait.shape != shape:
+            given = None if portrait is None else portrait.shape
+            raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
+        image = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        reference, self._portrait = self._model._vae.encode_portrait(image)
+        self._model._dit.prefill(reference[:, :, 0].to(self._model._dit.dtype), self._cache)
+        if self._block:
+            self._cache.clear_rings()
+            self._block = 0
+        self._decoder_state = self._model._vae.new_state()
+
+    def update(self, params: StreamParams) -> None:
+        """Use these parameters from the next window on."""
+        self._params = params
+
+    def interrupt(self) -> None:
+        """Forget the sound so far: what follows is not its continuation."""
+        self._audio = self._model._features.stream()
+
+    def close(self) -> None:
+        """Free the stream's memory."""
+        del self._cache, self._portrait, self._decoder_state
+
+    def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
+        """Make the 12 frames of the next window, four at a time.
+
+        Args:
+            pcm: The window and its right context.
+            marks: Where to note the stages.
+            max_steps: At most so many steps; the sampler's estimate of the clean latents is taken after the last.
+
+        Yields:
+            I420 pictures, (4, height_px * 3 // 2, width_px).
+        """
+        dit = self._model._dit
+        columns = self._audio.push(pcm)
+        motion = self._planner.plan(_loudness(pcm[:WINDOW_SAMPLES]), self._params)
+        signal = motion_signal(torch.from_numpy(motion)[None])
+        conditioning = dit.condition(
+            dit.encode_audio(columns[None]), dit.modulate(self._schedule.timesteps, signal), 3 * self._block
+        )
+        marks.features_done()
+        latents = sample_block(
+            dit,
+            self._noise.next_block(),
+            self._schedule,
+            conditioning,
+            self._cache,
+            max_steps=min(max_steps, self._model.num_steps),
+            on_step=marks.step_done,
+        )
+        self._block += 1
+        for t in range(latents.shape[2]):
+            frames = self._model._vae.decode(latents[:, :, t : t + 1], self._portrait, self._decoder_state)[0]
+            pictures: NDArray[np.uint8] = to_i420(frames).numpy()
+            if t == latents.shape[2] - 1:
+                marks.decode_done()
+            yield pictures
+
+
+def _loudness(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Loudness of each frame, about 1 in normal speech."""
+    frames = pcm.reshape(-1, SAMPLES_PER_FRAME).astype(np.float32) / 32768
+    level = np.sqrt((frames**2).mean(1)) / SPEECH_RMS
+    return np.clip(level, 0, 3).astype(np.float32)

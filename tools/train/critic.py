@@ -1,0 +1,104 @@
+"""The discriminator's part of a training step, shared by all stages that train on pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tools.train.losses import PatchDiscriminator, crop, edge_loss, face_weights
+from tools.train.steps import adamw
+
+__all__ = ["Critic", "PictureLosses", "Verdict", "compare_pictures"]
+
+CROP_PX = 96
+RATE = 2e-4
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLosses:
+    """How far made frames are from real ones; scalars."""
+
+    l1: Tensor
+    edges: Tensor
+    change: Tensor
+    """Of the differences between one frame and the next, in which flicker and seams at block borders show."""
+
+
+def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> PictureLosses:
+    """Compare frames, mouth and eyes weighted most.
+
+    Args:
+        made_BFCHW: float32 in about [-1, 1].
+        real_BFCHW: The truth.
+        landmarks_BFK2: Of the real frames, px.
+    """
+    weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:]).flatten(0, 1)[:, None]
+    weight = weight / weight.mean()
+    made, real = made_BFCHW.flatten(0, 1), real_BFCHW.flatten(0, 1)
+    made_change = made_BFCHW[:, 1:] - made_BFCHW[:, :-1]
+    real_change = real_BFCHW[:, 1:] - real_BFCHW[:, :-1]
+    return PictureLosses(
+        l1=((made - real).abs() * weight).mean(),
+        edges=edge_loss(made, real, weight),
+        change=(made_change - real_change).abs().mean(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the discriminator says; scalars. The first is already trained on, the others belong to the generator's
+    loss.
+    """
+
+    judged: Tensor
+    matching: Tensor
+    """L1 of the discriminator's features."""
+    fooled: Tensor
+    """To be minimised: how little the made crops are taken for real ones."""
+
+
+class Critic:
+    """A patch discriminator with its optimiser; safe inside a CUDA graph.
+
+    Args:
+        device: Where it lives.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._judge = PatchDiscriminator().to(device)
+        self._optimiser = adamw(list(self._judge.parameters()), betas=(0.5, 0.9), weight_decay=0.0)
+        self._optimiser.param_groups[0]["lr"].fill_(RATE)
+        self._device = device.type
+
+    def __call__(self, made_BFCHW: Tensor, real_BFCHW: Tensor, chosen_BN: Tensor, centre_M2: Tensor) -> Verdict:
+        """Train the discriminator on crops, then ask it.
+
+        Args:
+            made_BFCHW: Frames with gradient.
+            real_BFCHW: The truth.
+            chosen_BN: Which frames of each item to crop.
+            centre_M2: Where, in px, (B * N, 2).
+
+        Returns:
+            The verdict; its last two parts carry gradients to `made_BFCHW` alone.
+        """
+        rows = torch.arange(len(made_BFCHW), device=made_BFCHW.device)[:, None]
+        made = crop(made_BFCHW[rows, chosen_BN].flatten(0, 1), centre_M2, CROP_PX)
+        real = crop(real_BFCHW[rows, chosen_BN].flatten(0, 1), centre_M2, CROP_PX)
+        with torch.autocast(self._device, torch.bfloat16):
+            fake, true = self._judge(made.detach())[0], self._judge(real)[0]
+        judged = F.relu(1 + fake.float()).mean() + F.relu(1 - true.float()).mean()
+        self._optimiser.zero_grad(set_to_none=True)
+        judged.backward()
+        self._optimiser.step()
+        self._judge.requires_grad_(False)
+        with torch.autocast(self._device, torch.bfloat16):
+            fake, fake_features = self._judge(made)
+            true_features = self._judge(real)[1]
+        self._judge.requires_grad_(True)
+        pairs = zip(fake_features, true_features, strict=True)
+        matching = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).sum()
+        return Verdict(judged.detach(), matching, -fake.float().mean())
