@@ -104,7 +104,8 @@ def mel_power(sound: FloatArray) -> FloatArray:
     """
     spectrum = np.fft.rfft(_columns(sound) * _WINDOW, FFT_SIZE_SAMPLES, axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    result: FloatArray = power @ _FILTERS_T
+    # Not a BLAS product: its threads go on spinning for 100 ms and would take the cores from the networks.
+    result: FloatArray = np.einsum("tf,fm->tm", power, _FILTERS_T)
     return result
 
 
