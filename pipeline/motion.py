@@ -101,7 +101,7 @@ class MotionPlanner:
         omega = 2 * math.pi * SPRING_RATE_HZ
         self._speed += (omega**2 * (self._target - self._pose) - 2 * omega * self._speed) / FPS
         self._pose = self._pose + self._speed / FPS
-        return self._pose + np.array([0.0, NOD_RAD * stress, 0.0])
+        return self._pose + np.array([0.0, NOD_RAD * stress, 0.0])  # type: ignore[no-any-return]
 
     def _move_eyes(self, params: StreamParams) -> NDArray[np.float64]:
         if self._next_gaze.tick():

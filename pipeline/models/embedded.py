@@ -60,4 +60,4 @@ def motion_signal(motion_BFM: Tensor) -> Tensor:
         (B, F / 4, 28), scaled.
     """
     scaled = motion_BFM * motion_BFM.new_tensor(MOTION_SCALE)
-    return scaled.unflatten(1, (-1, VAE_TEMPORAL_STRIDE)).flatten(2)
+    return scaled.unflatten(1, (-1, VAE_TEMPORAL_STRIDE)).flatten(2)  # type: ignore[no-any-return]

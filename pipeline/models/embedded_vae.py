@@ -56,6 +56,9 @@ class PortraitFeatures:
 
         Args:
             index: A slice, or an index (which keeps the dimension).
+
+        Returns:
+            The features of the selected items.
         """
         keep = slice(index, index + 1) if isinstance(index, int) else index
         return PortraitFeatures(
@@ -87,6 +90,9 @@ class ChannelNorm(nn.Module):
 
         Args:
             x_NCHW: Any dtype; the statistics are taken in float32.
+
+        Returns:
+            The normalised maps, in their dtype.
         """
         scale = torch.rsqrt(x_NCHW.float().square().mean(-3, keepdim=True) + 1e-5)
         normed: Tensor = x_NCHW * scale.to(x_NCHW.dtype) * self.gain
@@ -110,6 +116,9 @@ class ResidualBlock(nn.Module):
 
         Args:
             x_NCHW: Pictures.
+
+        Returns:
+            Maps of the same shape.
         """
         y: Tensor = self.conv_out(_act(self.conv_in(_act(self.norm(x_NCHW)))))
         return x_NCHW + y
@@ -130,19 +139,20 @@ class TemporalBlock(nn.Module):
 
         Args:
             x_BTCHW: The time steps.
-            before_BCHW: What this block returned as state for the steps before; None at the start, where the first
-                step stands in for the one before it.
+            before_BCHW: What this block returned as state for the steps before; None at the start, where the first step
+                stands in for the one before it.
 
         Returns:
-            The result, (B, T, C, H, W), and the state for the next call.
+            The result, (B, T, C, H, W), and the state for the next call: what the last step adds to the one after it.
         """
-        batch, steps = x_BTCHW.shape[:2]
-        y = _act(self.norm(x_BTCHW))
-        first = y[:, :1] if before_BCHW is None else before_BCHW[:, None]
-        pairs = torch.cat([torch.cat([first, y[:, :-1]], 1), y], 2).flatten(0, 1)
-        pairs = pairs.contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.conv_out(_act(self.conv_in(pairs)))
-        return x_BTCHW + out.unflatten(0, (batch, steps)), y[:, -1]
+        batch, steps, channels = x_BTCHW.shape[:3]
+        y = _act(self.norm(x_BTCHW)).flatten(0, 1)
+        weight = self.conv_in.weight
+        past = F.conv2d(y, weight[:, :channels], padding=1).unflatten(0, (batch, steps))
+        present = F.conv2d(y, weight[:, channels:], self.conv_in.bias, padding=1).unflatten(0, (batch, steps))
+        first = past[:, :1] if before_BCHW is None else before_BCHW[:, None]
+        mixed = _act(present + torch.cat([first, past[:, :-1]], 1))
+        return x_BTCHW + self.conv_out(mixed.flatten(0, 1)).unflatten(0, (batch, steps)), past[:, -1]
 
 
 class Pyramid(nn.Module):
@@ -184,14 +194,25 @@ def _warp(source_BCHW: Tensor, shift_BFHW2: Tensor) -> Tensor:
     identity = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)
     grid = (shift_BFHW2 + identity).reshape(batch, frames * height, width, 2)
     sampled = F.grid_sample(source_BCHW.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.unflatten(2, (frames, height)).transpose(1, 2)
+    return sampled.unflatten(2, (frames, height)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _conv_parts(conv: nn.Conv2d, *parts_NCHW: Tensor) -> Tensor:
+    """Convolve parts that stand for one input, channel after channel, without putting them together."""
+    first = parts_NCHW[0].shape[1]
+    total = F.conv2d(parts_NCHW[0], conv.weight[:, :first], conv.bias, padding=conv.padding)
+    for part in parts_NCHW[1:]:
+        last = first + part.shape[1]
+        total = total + F.conv2d(part, conv.weight[:, first:last], padding=conv.padding)
+        first = last
+    return total
 
 
 def _enlarge(shift_BFHW2: Tensor, factor: int) -> Tensor:
     batch = shift_BFHW2.shape[0]
     flat = shift_BFHW2.flatten(0, 1).permute(0, 3, 1, 2)
     large = F.interpolate(flat, scale_factor=factor, mode="bilinear", align_corners=False)
-    return large.permute(0, 2, 3, 1).unflatten(0, (batch, -1))
+    return large.permute(0, 2, 3, 1).unflatten(0, (batch, -1))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -254,16 +275,16 @@ class Decoder(nn.Module):
 
         shift4 = _enlarge(coarse, 2)
         near = _warp(portrait.quarter_BCHW, shift4).to(x.dtype)
-        x = torch.cat([self._double(x, self.up4), near], 2)
-        x = self.join4(x.flatten(0, 1)).unflatten(0, (batch, 4 * steps))
+        x = _conv_parts(self.join4, self._double(x, self.up4).flatten(0, 1), near.flatten(0, 1))
+        x = x.unflatten(0, (batch, 4 * steps))
         x = self.refine4(temporal(x, self.blocks4).flatten(0, 1))
         fine = MAX_FINE_SHIFT * torch.tanh(0.1 * self.fine_shift(x).float())
         shift4 = shift4 + fine.permute(0, 2, 3, 1).unflatten(0, (batch, 4 * steps))
 
         warped = _warp(portrait.image_BCHW, _enlarge(shift4, 4))
-        pixels = F.pixel_unshuffle(warped.flatten(0, 1), 2).to(x.dtype)
-        y = torch.cat([F.pixel_shuffle(self.up2(x), 2), pixels], 1).contiguous(memory_format=torch.channels_last)
-        drawn_and_mask = F.pixel_shuffle(self.out(self.refine2(self.join2(y))), 2).float()
+        pixels = F.pixel_unshuffle(warped.flatten(0, 1).to(x.dtype), 2).contiguous(memory_format=torch.channels_last)
+        y = _conv_parts(self.join2, F.pixel_shuffle(self.up2(x), 2), pixels)
+        drawn_and_mask = F.pixel_shuffle(self.out(self.refine2(y)), 2).float()
         drawn = drawn_and_mask[:, :3].unflatten(0, (batch, 4 * steps))
         logit = drawn_and_mask[:, 3:].unflatten(0, (batch, 4 * steps))
         mask = torch.sigmoid(MASK_LIMIT * torch.tanh(logit / MASK_LIMIT))
@@ -274,13 +295,13 @@ class Decoder(nn.Module):
         """Twice as large in space and in time: (B, T, C, H, W) -> (B, 2T, C', 2H, 2W)."""
         batch, steps = x_BTCHW.shape[:2]
         y = F.pixel_shuffle(project(x_BTCHW.flatten(0, 1)), 2)
-        return y.unflatten(1, (2, -1)).reshape(batch, 2 * steps, -1, *y.shape[-2:])
+        return y.unflatten(1, (2, -1)).reshape(batch, 2 * steps, -1, *y.shape[-2:])  # type: ignore[no-any-return]
 
     @staticmethod
     def _double_shift(raw_NCHW: Tensor, batch: int) -> Tensor:
         """Two frames' bounded shifts per time step: (B*2T, 4, H, W) -> (B, 4T, H, W, 2)."""
         pair = raw_NCHW.float().unflatten(1, (2, 2)).flatten(0, 1).permute(0, 2, 3, 1)
-        return (MAX_COARSE_SHIFT * torch.tanh(0.1 * pair)).unflatten(0, (batch, -1))
+        return (MAX_COARSE_SHIFT * torch.tanh(0.1 * pair)).unflatten(0, (batch, -1))  # type: ignore[no-any-return]
 
 
 class EmbeddedVAE(nn.Module):
@@ -313,7 +334,7 @@ class EmbeddedVAE(nn.Module):
         groups = frames_BFCHW.unflatten(1, (-1, TEMPORAL_STRIDE)).flatten(2, 3).flatten(0, 1)
         deep = self.encoder(groups.contiguous(memory_format=torch.channels_last))[2]
         latents: Tensor = self.latent_norm(self.to_latent(deep).float())
-        return latents.unflatten(0, (batch, -1))
+        return latents.unflatten(0, (batch, -1))  # type: ignore[no-any-return]
 
     def encode_portrait(self, image_BCHW: Tensor) -> tuple[Tensor, PortraitFeatures]:
         """Encode a portrait: as four still frames for the DiT, as features for the decoder.
@@ -332,6 +353,9 @@ class EmbeddedVAE(nn.Module):
 
         Args:
             image_BCHW: Picture in [-1, 1].
+
+        Returns:
+            The picture and its features at three scales.
         """
         image = image_BCHW.to(self.decoder.stem.weight.dtype, memory_format=torch.channels_last)
         levels = self.decoder.portrait(image)

@@ -57,7 +57,7 @@ class EmbeddedModel:
         torch.set_num_threads(config.threads)
         torch.set_grad_enabled(False)
         files = EmbeddedFiles(config.weights_dir)
-        self._vae = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae").to(memory_format=torch.channels_last)
+        self._vae = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._dit = files.load(DiT(EMBEDDED_DIT), "dit")
         self._features = EmbeddedFeatures(files.load_frontend())
         self._config = config
@@ -252,4 +252,4 @@ def _loudness(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     """Loudness of each frame, about 1 in normal speech."""
     frames = pcm.reshape(-1, SAMPLES_PER_FRAME).astype(np.float32) / 32768
     level = np.sqrt((frames**2).mean(1)) / SPEECH_RMS
-    return np.clip(level, 0, 3).astype(np.float32)
+    return np.clip(level, 0, 3).astype(np.float32)  # type: ignore[no-any-return]
