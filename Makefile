@@ -1,5 +1,7 @@
 # One-word verbs. Everything happens inside .venv; nothing is installed elsewhere.
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+RIGHT_PYTHON := import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)))
+# The first that runs and is of a version that fits: a name on the PATH may be a launcher for one that is not installed.
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(shell $(p) -c '$(RIGHT_PYTHON)' >/dev/null 2>&1 && echo $(p))))
 HOST ?= 127.0.0.1
 PORT ?= 8080
 BIN := .venv/bin
@@ -35,8 +37,8 @@ unit contract numerics e2e: .venv/.installed-dev
 	$(BIN)/pytest -m $@
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "visavis needs Python 3.11 or 3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"visavis needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}; choose one with make PYTHON=...")'
+	@test -n "$(PYTHON)" || { echo "visavis needs Python 3.11 or 3.12; none is on the PATH: make PYTHON=... names one"; exit 1; }
+	@$(PYTHON) -c '$(RIGHT_PYTHON)' || { echo "visavis needs Python 3.11 or 3.12, and $(PYTHON) is neither"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml
