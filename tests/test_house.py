@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,20 @@ def test_modules_that_call_themselves_pure_have_their_own_test() -> None:
     assert "server/pacing.py" in pure
     untested = [name for name in pure if not (ROOT / "tests" / Path(name).parent / f"test_{Path(name).name}").is_file()]
     assert untested == []
+
+
+def test_an_installed_copy_has_every_file_that_the_code_reads() -> None:
+    """What lies beside the modules and is neither Python nor written for readers of the source is package data."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packaged = {
+        str(path.relative_to(ROOT))
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    data = [name for name in tracked("server", "pipeline", "client/web", "tools") if not name.endswith((".py", ".md"))]
+    assert "client/web/index.html" in data
+    assert [name for name in data if name not in packaged] == []
 
 
 def test_no_tracked_file_knows_a_machine() -> None:
