@@ -27,7 +27,7 @@ ARTEFACTS = ROOT / "artefacts" / "e2e"
 WEIGHTS = ROOT / "pipeline" / "weights" / "embedded"
 OTHER_HOST = "another-machine.test"
 """A name of this machine that Chromium does not take for this machine: pages from there get no microphone."""
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
 SPEECH = (
     "Good afternoon. Peter Piper picked a peck of pickled peppers, and you may watch the lips close on every "
@@ -193,9 +193,11 @@ def engine() -> str:
 def server(chromium_path: str, engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server, ready. Started once per module."""
     server = Server(engine, tmp_path_factory.mktemp("server") / "server.log")
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 class Visitor:
