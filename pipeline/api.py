@@ -44,6 +44,10 @@ class EngineInfo:
     """How much audio after the end of a window the engine needs before it can start on it."""
     warm_window_s: float
     """Compute time of one window measured after warm-up (the 90th percentile), in seconds."""
+    warm_start_s: float
+    """From the start of a window's computation until its first frame may leave so that none of its later frames comes
+    late (the 90th percentile), in seconds. Frames leave the engine before the last of the window is made, so this is
+    less than `warm_window_s`."""
     max_streams: int
     """How many streams can be open at once."""
     accepts_prompt: bool

@@ -104,7 +104,7 @@ def rest_index(num_rested: int, num_frames: int) -> int:
 
 
 def choose_playout_delay_s(
-    *, right_context_s: float, window_s: float, margin_s: float, budget_s: float, guard_s: float
+    *, right_context_s: float, compute_s: float, margin_s: float, budget_s: float, guard_s: float
 ) -> float:
     """Choose the playout delay of a session.
 
@@ -113,7 +113,7 @@ def choose_playout_delay_s(
 
     Args:
         right_context_s: Audio that the engine waits for after the end of a window.
-        window_s: Compute time of one window, as measured.
+        compute_s: From then until the first frame of the window may leave, as measured.
         margin_s: Room for jitter of the network, the engine and the loop.
         budget_s: Limit on window latency.
         guard_s: How far below the budget the window latency is planned, at least.
@@ -122,6 +122,6 @@ def choose_playout_delay_s(
         What the engine needs and the margin, cut where the budget has no room for all of the margin.
         An engine that needs more than the budget keeps its whole margin: late is better than torn.
     """
-    need_s = WINDOW_S + right_context_s + window_s
+    need_s = WINDOW_S + right_context_s + compute_s
     limit_s = budget_s - guard_s + _FRAME_S
     return need_s + margin_s if need_s > limit_s else min(need_s + margin_s, limit_s)

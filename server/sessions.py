@@ -233,7 +233,7 @@ class Sessions:
         session = self._config.session
         return choose_playout_delay_s(
             right_context_s=info.right_context_s,
-            window_s=info.warm_window_s * num_sharing,
+            compute_s=info.warm_window_s * (num_sharing - 1) + info.warm_start_s,
             margin_s=session.margin_s,
             budget_s=session.budget_s,
             guard_s=session.guard_s,

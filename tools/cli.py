@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import AvatarError, ConfigError, MediaError
+from pipeline.worker.threads import share_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,6 +221,7 @@ def bench_embedded(
     """Time of a window by stage, fp32 and bf16."""
     with _reported(context):
         settings = _load(config, _assignments(assignments, engine__name=engine))
+        share_cores()
         from tools.bench.embedded import run, show
 
         _print(run(settings.engine, num_windows=windows), show, as_json)
@@ -250,9 +252,12 @@ def bench_live(
 @bench.command("quality")
 def bench_quality(
     context: typer.Context,
-    people: Annotated[int, typer.Option(min=1, help="Default portraits that speak.")] = 6,
+    people: Annotated[int, typer.Option(min=1, help="Held-out people who speak.")] = 6,
+    ceiling_people: Annotated[int, typer.Option(min=0, help="People drawn with the labels' mouth; needs EGL.")] = 1,
+    vae_people: Annotated[int, typer.Option(min=0, help="People for the PSNR; needs EGL.")] = 8,
     drift_s: Annotated[float, typer.Option(min=4, help="Length of the stream that is watched for drift.")] = 300.0,
-    vae_people: Annotated[int, typer.Option(min=0, help="Rendered people for the PSNR; needs EGL.")] = 8,
+    movies: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep what was measured, for looking.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the figures as JSON, too.")] = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -260,15 +265,18 @@ def bench_quality(
     """Lip sync, rest, identity and picture quality on held-out people and speech (minutes)."""
     with _reported(context):
         settings = _load(config, assignments or [])
-        from tools.bench.quality import run, show
+        from tools.bench.quality import Plan, run, show
 
-        report = run(
-            settings.engine, num_people=people, drift_s=drift_s, report=lambda text: typer.echo(text, err=True)
+        plan = Plan(
+            num_people=people,
+            num_ceiling_people=ceiling_people,
+            num_vae_people=vae_people,
+            drift_s=drift_s,
+            movies_dir=movies,
         )
-        if vae_people > 0:
-            from tools.bench.vae import measure_vae
-
-            report["vae_psnr_db"] = measure_vae(settings.engine, vae_people)
+        report = run(settings.engine, plan, report=lambda text: typer.echo(text, err=True))
+        if output is not None:
+            output.write_text(json.dumps(report, indent=2) + "\n")
         _print(report, show, as_json)
 
 

@@ -27,10 +27,17 @@ def to_i420(frames_NCHW: Tensor) -> Tensor:
         uint8, (N, H * 3 / 2, W): the rows of Y, then U and V at half size, two of their rows side by side in one.
     """
     count, _, height, width = frames_NCHW.shape
-    matrix = torch.tensor(_FROM_RGB, device=frames_NCHW.device) / 2
-    offset = torch.tensor(_OFFSET, device=frames_NCHW.device) + matrix.sum(1)
+    planes = torch.empty((count, height * 3 // 2, width), dtype=torch.uint8, device=frames_NCHW.device)
     rgb = frames_NCHW.float().clamp(-1, 1)
-    luma = torch.einsum("nchw,c->nhw", rgb, matrix[0]) + offset[0]
-    chroma = torch.einsum("nchw,dc->ndhw", F.avg_pool2d(rgb, 2), matrix[1:]) + offset[1:, None, None]
-    planes = torch.cat([luma, chroma.reshape(count, height // 2, width)], 1)
-    return planes.round_().to(torch.uint8)
+    planes[:, :height] = _mix(rgb, 0)
+    small = F.avg_pool2d(rgb, 2)
+    chroma = torch.stack([_mix(small, 1), _mix(small, 2)], 1)
+    planes[:, height:] = chroma.reshape(count, height // 2, width)
+    return planes
+
+
+def _mix(rgb_NCHW: Tensor, row: int) -> Tensor:
+    """One plane, rounded, float."""
+    red, green, blue = (weight / 2 for weight in _FROM_RGB[row])
+    plane = torch.mul(rgb_NCHW[:, 0], red).add_(rgb_NCHW[:, 1], alpha=green).add_(rgb_NCHW[:, 2], alpha=blue)
+    return plane.add_(_OFFSET[row] + red + green + blue).round_()

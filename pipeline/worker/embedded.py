@@ -6,6 +6,7 @@ precision, and, where the pace of 480 ms per window would not hold, fewer steps.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ from pipeline.models.sampler import Noise, sample_block
 from pipeline.motion import MotionPlanner
 from pipeline.schedule import make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
-from pipeline.worker.model import StageMarks
+from pipeline.worker.model import StageMarks, WarmTimes
 
 __all__ = ["EmbeddedModel", "EmbeddedStream"]
 
@@ -57,9 +58,11 @@ class EmbeddedModel:
         torch.set_num_threads(config.threads)
         torch.set_grad_enabled(False)
         files = EmbeddedFiles(config.weights_dir)
-        self._vae = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._dit = files.load(DiT(EMBEDDED_DIT), "dit")
-        self._features = EmbeddedFeatures(files.load_frontend())
+        vae, dit = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae"), files.load(DiT(EMBEDDED_DIT), "dit")
+        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._exact = vae, dit
+        self.vae, self.dit = self._exact
+        self.features = EmbeddedFeatures(files.load_frontend())
         self._config = config
         self._max_steps = config.num_steps or NUM_STEPS
         self._notes: tuple[str, ...] = (NOTE_DOMAIN,)
@@ -78,39 +81,42 @@ class EmbeddedModel:
     @property
     def right_context_samples(self) -> int:
         """Audio after the end of a window that its features need."""
-        return self._features.right_context_samples
+        return self.features.right_context_samples
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was chosen, in sentences."""
         return self._notes
 
-    def warm_up(self) -> float:
+    def warm_up(self) -> WarmTimes:
         """Time windows in both precisions, keep the faster, and take steps away until the pace holds.
 
         Returns:
-            90th percentile of the time of a window, in seconds.
+            90th percentiles over a few windows.
         """
         candidates = {"fp32": torch.float32, "bf16": torch.bfloat16}
         if self._config.precision != "auto":
             candidates = {self._config.precision: candidates[self._config.precision]}
         times = {}
         for name, dtype in candidates.items():
-            self._cast(dtype)
+            self._use(dtype)
             times[name] = self._time_windows()
-        chosen = min(times, key=lambda name: times[name])
-        self._cast(candidates[chosen])
-        window_s = times[chosen]
-        measured = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in times.items())
+        chosen = min(times, key=lambda name: times[name].window_s)
+        self._use(candidates[chosen])
+        warm = times[chosen]
+        measured = ", ".join(f"{name} {1000 * times[name].window_s:.0f} ms" for name in times)
         notes = [NOTE_DOMAIN, f"precision {chosen} ({measured} per window)"]
-        while window_s > PACE_SHARE * WINDOW_S and self._max_steps > MIN_STEPS and self._config.num_steps is None:
+        while warm.window_s > PACE_SHARE * WINDOW_S and self._max_steps > MIN_STEPS and self._config.num_steps is None:
             self._max_steps -= 1
-            window_s = self._time_windows()
-            notes.append(f"{self._max_steps} steps, because this machine is slow: {1000 * window_s:.0f} ms per window")
-        if window_s > WINDOW_S:
-            notes.append(f"a window takes {1000 * window_s:.0f} ms, longer than the {1000 * WINDOW_S:.0f} ms it lasts")
+            warm = self._time_windows()
+            slow = f"{1000 * warm.window_s:.0f} ms per window"
+            notes.append(f"{self._max_steps} steps, because this machine is slow: {slow}")
+        if warm.window_s > WINDOW_S:
+            notes.append(
+                f"a window takes {1000 * warm.window_s:.0f} ms, longer than the {1000 * WINDOW_S:.0f} ms it lasts"
+            )
         self._notes = tuple(notes)
-        return window_s
+        return warm
 
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
@@ -133,11 +139,13 @@ class EmbeddedModel:
             raise ConfigError("prompt", prompt, "the embedded engine knows no prompt")
         return EmbeddedStream(self, portrait, seed, params)
 
-    def _cast(self, dtype: torch.dtype) -> None:
-        self._dit.to(dtype)
-        self._vae.decoder.to(dtype)
+    def _use(self, dtype: torch.dtype) -> None:
+        """Compute in a dtype, always from the exact weights: what bfloat16 has rounded off does not come back."""
+        self.vae, self.dit = self._exact if dtype == torch.float32 else copy.deepcopy(self._exact)
+        self.dit.to(dtype)
+        self.vae.decoder.to(dtype)
 
-    def _time_windows(self) -> float:
+    def _time_windows(self) -> WarmTimes:
         grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
         stream = self.open_stream(portrait=grey, prompt=None, seed=0, params=StreamParams())
         rng = np.random.default_rng(0)
@@ -145,10 +153,16 @@ class EmbeddedModel:
         for window in range(WARM_WINDOWS + TIMED_WINDOWS):
             pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + self.right_context_samples)).astype(np.int16)
             started = time.perf_counter()
-            for _ in stream.generate(pcm, StageMarks(window=window), self._max_steps):
-                pass
-            times.append(time.perf_counter() - started)
-        return float(np.quantile(times[WARM_WINDOWS:], 0.9))
+            batches = [
+                (time.perf_counter() - started, len(pictures))
+                for pictures in stream.generate(pcm, StageMarks(window=window), self._max_steps)
+            ]
+            times.append(WarmTimes.of_batches(batches))
+        timed = times[WARM_WINDOWS:]
+        return WarmTimes(
+            window_s=float(np.quantile([warm.window_s for warm in timed], 0.9)),
+            start_s=float(np.quantile([warm.start_s for warm in timed], 0.9)),
+        )
 
 
 class EmbeddedStream:
@@ -168,13 +182,13 @@ class EmbeddedStream:
         self._params = params
         self._schedule = make_schedule(NUM_STEPS)
         geometry = EMBEDDED_GEOMETRY
-        self._cache = model._dit.new_cache(
+        self._cache = model.dit.new_cache(
             latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=NUM_STEPS
         )
-        self._decoder_state = model._vae.new_state()
+        self._decoder_state = model.vae.new_state()
         self._noise = Noise(geometry, seed=seed)
         self._planner = MotionPlanner(seed)
-        self._audio = model._features.stream()
+        self._audio = model.features.stream()
         self._block = 0
         self.set_portrait(portrait)
 
@@ -192,12 +206,12 @@ class EmbeddedStream:
             given = None if portrait is None else portrait.shape
             raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
         image = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        reference, self._portrait = self._model._vae.encode_portrait(image)
-        self._model._dit.prefill(reference[:, :, 0].to(self._model._dit.dtype), self._cache)
+        reference, self._portrait = self._model.vae.encode_portrait(image)
+        self._model.dit.prefill(reference[:, :, 0].to(self._model.dit.dtype), self._cache)
         if self._block:
             self._cache.clear_rings()
             self._block = 0
-        self._decoder_state = self._model._vae.new_state()
+        self._decoder_state = self._model.vae.new_state()
 
     def update(self, params: StreamParams) -> None:
         """Use these parameters from the next window on."""
@@ -205,7 +219,7 @@ class EmbeddedStream:
 
     def interrupt(self) -> None:
         """Forget the sound so far: what follows is not its continuation."""
-        self._audio = self._model._features.stream()
+        self._audio = self._model.features.stream()
 
     def close(self) -> None:
         """Free the stream's memory."""
@@ -222,7 +236,7 @@ class EmbeddedStream:
         Yields:
             I420 pictures, (4, height_px * 3 // 2, width_px).
         """
-        dit = self._model._dit
+        dit = self._model.dit
         columns = self._audio.push(pcm)
         motion = self._planner.plan(_loudness(pcm[:WINDOW_SAMPLES]), self._params)
         signal = motion_signal(torch.from_numpy(motion)[None])
@@ -241,7 +255,7 @@ class EmbeddedStream:
         )
         self._block += 1
         for t in range(latents.shape[2]):
-            frames = self._model._vae.decode(latents[:, :, t : t + 1], self._portrait, self._decoder_state)[0]
+            frames = self._model.vae.decode(latents[:, :, t : t + 1], self._portrait, self._decoder_state)[0]
             pictures: NDArray[np.uint8] = to_i420(frames).numpy()
             if t == latents.shape[2] - 1:
                 marks.decode_done()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ from pipeline.geometry import SAMPLE_RATE_HZ
 from pipeline.host.messages import PROTOCOL_VERSION, Configure, Failed, Hello, Ready
 from pipeline.worker.link import LinkHandler, ParentLost, WorkerLink, watch_parent
 from pipeline.worker.loop import WorkerLoop
-from pipeline.worker.model import AvatarModel, load_model
+from pipeline.worker.model import AvatarModel, WarmTimes, load_model
 
 __all__ = ["main"]
 
@@ -73,7 +74,10 @@ def _serve(link: WorkerLink, *, ring_fd: int) -> int:
     config = EngineConfig.model_validate_json(configure.config_json)
     _set_up_logging(link, configure.log_level)
     model = load_model(config)
-    info = _describe(model, warm_window_s=model.warm_up(), max_streams=config.max_streams)
+    info = _describe(model, warm=model.warm_up(), max_streams=config.max_streams)
+    # What was made so far stays for good; the collector would look through all of it, for 100 ms, in mid-stream.
+    gc.collect()
+    gc.freeze()
     link.send(Ready(info=info))
     WorkerLoop(link, model=model, info=info, config=config, ring_fd=ring_fd).run()
     return 0
@@ -101,14 +105,15 @@ def _wait_for_configuration(link: WorkerLink) -> Configure:
             return message
 
 
-def _describe(model: AvatarModel, *, warm_window_s: float, max_streams: int) -> EngineInfo:
+def _describe(model: AvatarModel, *, warm: WarmTimes, max_streams: int) -> EngineInfo:
     return EngineInfo(
         name=model.name,
         height_px=model.height_px,
         width_px=model.width_px,
         num_steps=model.num_steps,
         right_context_s=model.right_context_samples / SAMPLE_RATE_HZ,
-        warm_window_s=warm_window_s,
+        warm_window_s=warm.window_s,
+        warm_start_s=warm.start_s,
         max_streams=max_streams,
         accepts_prompt=model.accepts_prompt,
         accepts_portrait=model.accepts_portrait,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
 from pipeline.config import EngineConfig
+from pipeline.geometry import FPS
 
-__all__ = ["AvatarModel", "ModelStream", "StageMarks", "load_model"]
+__all__ = ["AvatarModel", "ModelStream", "StageMarks", "WarmTimes", "load_model"]
 
 _MODELS = {
     "embedded": "pipeline.worker.embedded:EmbeddedModel",
@@ -52,6 +53,30 @@ class StageMarks:
     def decode_done(self) -> None:
         """Note that all frames are decoded."""
         self.decoded_s = self.now_s()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmTimes:
+    """How long a window takes once the model is warm, in seconds."""
+
+    window_s: float
+    """Until its last frame is made."""
+    start_s: float
+    """Until its first frame may leave, frame after frame at the video's rate, and none comes late."""
+
+    @staticmethod
+    def of_batches(batches: Sequence[tuple[float, int]]) -> WarmTimes:
+        """Derive both from one window.
+
+        Args:
+            batches: For each batch of frames, when it was made (seconds since the window's start) and its length.
+        """
+        frames_before = 0
+        start_s = 0.0
+        for made_s, num_frames in batches:
+            start_s = max(start_s, made_s - frames_before / FPS)
+            frames_before += num_frames
+        return WarmTimes(window_s=batches[-1][0], start_s=start_s)
 
 
 class ModelStream(Protocol):
@@ -125,11 +150,11 @@ class AvatarModel(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Sentences for people about choices made at load or warm-up."""
 
-    def warm_up(self) -> float:
+    def warm_up(self) -> WarmTimes:
         """Run until warm and settle what is chosen by measurement; the other properties are final after this.
 
         Returns:
-            90th percentile of the compute time of a window, in seconds.
+            90th percentiles over a few windows.
         """
 
     def open_stream(

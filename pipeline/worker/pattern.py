@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.api import StreamParams
 from pipeline.config import EngineConfig, PatternConfig
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
-from pipeline.worker.model import StageMarks
+from pipeline.worker.model import StageMarks, WarmTimes
 
 __all__ = [
     "NUM_FRAME_INDICES",
@@ -70,16 +70,20 @@ class PatternModel:
         self.accepts_portrait = False
         self.notes = ("draws the level of the sound and the number of each frame",)
 
-    def warm_up(self) -> float:
+    def warm_up(self) -> WarmTimes:
         """Wait as long as configured.
 
         Returns:
-            The artificial compute time of a window, in seconds.
+            The artificial times of a window.
         """
         time.sleep(self._config.warm_up_ms / 1000)
         if self._config.fault_at_warm_up:
             _commit_fault(self._config)
-        return self._config.compute_ms / 1000
+        compute_s = self._config.compute_ms / 1000
+        steps_s = _STEPS_SHARE * compute_s
+        num_batches = FRAMES_PER_BLOCK // _FRAMES_PER_BATCH
+        batch_s = (compute_s - steps_s) / num_batches
+        return WarmTimes.of_batches([(steps_s + (i + 1) * batch_s, _FRAMES_PER_BATCH) for i in range(num_batches)])
 
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams

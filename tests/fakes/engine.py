@@ -20,6 +20,7 @@ INFO = EngineInfo(
     num_steps=4,
     right_context_s=0.08,
     warm_window_s=0.1,
+    warm_start_s=0.1,
     max_streams=2,
     accepts_prompt=False,
     accepts_portrait=True,

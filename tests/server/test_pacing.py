@@ -53,13 +53,13 @@ def test_a_rest_block_of_one_frame_is_that_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window_s", "delay_s"),
+    ("compute_s", "delay_s"),
     [
         pytest.param(0.1, 0.76, id="need and margin fit the budget"),
         pytest.param(0.25, 0.82, id="the margin is cut to the budget"),
         pytest.param(0.4, 1.06, id="an engine that is too slow keeps its margin"),
     ],
 )
-def test_the_playout_delay_is_need_and_margin_within_the_budget(window_s: float, delay_s: float) -> None:
-    chosen = choose_playout_delay_s(right_context_s=0.08, window_s=window_s, margin_s=0.1, budget_s=0.8, guard_s=0.02)
+def test_the_playout_delay_is_need_and_margin_within_the_budget(compute_s: float, delay_s: float) -> None:
+    chosen = choose_playout_delay_s(right_context_s=0.08, compute_s=compute_s, margin_s=0.1, budget_s=0.8, guard_s=0.02)
     assert chosen == pytest.approx(delay_s)

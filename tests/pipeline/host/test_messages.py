@@ -14,6 +14,7 @@ INFO = EngineInfo(
     num_steps=4,
     right_context_s=0.08,
     warm_window_s=0.0,
+    warm_start_s=0.0,
     max_streams=2,
     accepts_prompt=False,
     accepts_portrait=True,

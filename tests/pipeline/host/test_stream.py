@@ -25,6 +25,7 @@ INFO = EngineInfo(
     num_steps=4,
     right_context_s=0.08,
     warm_window_s=0.1,
+    warm_start_s=0.1,
     max_streams=1,
     accepts_prompt=True,
     accepts_portrait=True,

@@ -47,6 +47,7 @@ class Bench:
             num_steps=model.num_steps,
             right_context_s=0.04,
             warm_window_s=0.1,
+            warm_start_s=0.1,
             max_streams=2,
             accepts_prompt=True,
             accepts_portrait=True,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.api import StreamParams
 from pipeline.config import EngineConfig, PatternConfig
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
-from pipeline.worker.model import StageMarks
+from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pattern import (
     NUM_FRAME_INDICES,
     PatternModel,
@@ -124,7 +124,7 @@ def test_each_stage_is_marked_and_steps_are_as_many_as_allowed() -> None:
 
 def test_the_model_says_what_it_is_and_opens_streams() -> None:
     model = PatternModel(EngineConfig(name="pattern", num_steps=3, pattern=PatternConfig(height_px=96, width_px=64)))
-    assert model.warm_up() == 0
+    assert model.warm_up() == WarmTimes(window_s=0.0, start_s=0.0)
     assert (model.height_px, model.width_px, model.num_steps, model.right_context_samples) == (96, 64, 3, CONTEXT)
     stream = model.open_stream(portrait=None, prompt=None, seed=0, params=StreamParams())
     pcm = np.zeros(WINDOW_SAMPLES + CONTEXT, np.int16)
