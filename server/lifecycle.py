@@ -1,6 +1,7 @@
 """The states of a session: pure, no I/O.
 
     connecting --connected--> warming --fresh frame--> live <--fresh frame / rest frame--> resting
+    warming --late window--> resting
     any state --closed--> closed
 
 `closed` is final. A held frame changes nothing: the session rests from the first frame of the rest block on.
@@ -30,6 +31,8 @@ class Event(Enum):
     """A frame of its own media time left."""
     REST_FRAME = "rest_frame"
     """A rest frame left in its place."""
+    LATE_WINDOW = "late_window"
+    """A whole window of frames came too late to be shown: an engine that does not hold the pace may never be live."""
     CLOSED = "closed"
     """The peer went away, somebody closed the session, or the server stops."""
 
@@ -37,6 +40,7 @@ class Event(Enum):
 _NEXT = {
     (State.CONNECTING, Event.CONNECTED): State.WARMING,
     (State.WARMING, Event.FRESH_FRAME): State.LIVE,
+    (State.WARMING, Event.LATE_WINDOW): State.RESTING,
     (State.LIVE, Event.REST_FRAME): State.RESTING,
     (State.RESTING, Event.FRESH_FRAME): State.LIVE,
 }

@@ -145,3 +145,13 @@ class Microphone:
             Decibels relative to full scale, at least -100.
         """
         return level_dbfs(self.sound(first_frame * SOUND_SAMPLES_PER_FRAME, num_frames * SOUND_SAMPLES_PER_FRAME))
+
+    def was_quiet(self, first_frame: int, num_frames: int) -> bool:
+        """Whether the sound of some frames was silence; not when it is no longer known.
+
+        Args:
+            first_frame: Index of the first one in media time.
+            num_frames: How many.
+        """
+        is_known = first_frame * SOUND_SAMPLES_PER_FRAME >= self.position() - _RING_S * SOUND_RATE_HZ
+        return is_known and self.window_level_dbfs(first_frame, num_frames) < self._quiet_dbfs

@@ -249,6 +249,8 @@ class Session:
     def frames_dropped(self, num_frames: int, reason: str) -> None:
         """Count frames that nobody sees."""
         self.counters.dropped_frames += num_frames
+        if reason == "late" and self.counters.dropped_frames >= FRAMES_PER_BLOCK:
+            self._enter(Event.LATE_WINDOW)
         self._metrics.dropped.labels(reason).inc(num_frames)
 
     def window_done(self, ledger: WindowLedger, first_frame: int, paced_s: float, lead_s: float) -> None:
@@ -368,8 +370,7 @@ class Session:
         start = self._stream_start + batch.window * FRAMES_PER_BLOCK
         # The mouth may open a little ahead of the sound, so the silence has to last a little longer than the block.
         is_quiet = batch.ledger is not None and (
-            batch.window == 0
-            or self.microphone.window_level_dbfs(start, FRAMES_PER_BLOCK + 3) < self._config.quiet_dbfs
+            batch.window == 0 or self.microphone.was_quiet(start, FRAMES_PER_BLOCK + 3)
         )
         self._require_playout().add(
             batch, stream_start=self._stream_start, is_quiet=is_quiet, now_s=self._clock.now_s()

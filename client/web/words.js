@@ -144,7 +144,7 @@ export function statusOf(state, { info, isMuted, nowMs }) {
     case "resting":
       return state.engine && state.engine !== "ready"
         ? { tone: "alert", title: "The engine restarts", hint: "The face rests meanwhile. Nothing to do." }
-        : { tone: "alert", title: "The engine is late", hint: "The face rests until it has caught up." };
+        : { tone: "alert", title: "The engine is late", hint: "The server's machine is busy; the face rests meanwhile." };
     case "waiting":
       return waitingStatus(state, info, nowMs);
     default:

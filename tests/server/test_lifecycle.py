@@ -9,6 +9,7 @@ pytestmark = pytest.mark.unit
 MOVES = {
     (State.CONNECTING, Event.CONNECTED): State.WARMING,
     (State.WARMING, Event.FRESH_FRAME): State.LIVE,
+    (State.WARMING, Event.LATE_WINDOW): State.RESTING,
     (State.LIVE, Event.REST_FRAME): State.RESTING,
     (State.RESTING, Event.FRESH_FRAME): State.LIVE,
 }

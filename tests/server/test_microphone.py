@@ -105,3 +105,17 @@ async def test_the_level_of_a_window_is_that_of_its_own_sound() -> None:
     assert microphone.window_level_dbfs(0) == -100.0
     assert microphone.window_level_dbfs(12) == pytest.approx(-20.0, abs=0.1)
     assert microphone.window_level_dbfs(0, 15) > -40.0
+
+
+async def test_sound_that_is_no_longer_known_does_not_count_as_silence() -> None:
+    clock = VirtualClock()
+    microphone = make(clock)
+    microphone.start(clock.now_s())
+    for i in range(50):
+        await clock.advance(0.02)
+        microphone.receive(i * PACKET_SAMPLES, packet(3277 if i >= 24 else 0))
+    assert microphone.was_quiet(0, 12)
+    assert not microphone.was_quiet(12, 12)
+    await clock.advance(5.5)
+    assert not microphone.was_quiet(0, 12)
+    assert microphone.was_quiet(50, 12)

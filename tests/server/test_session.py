@@ -71,7 +71,9 @@ class Control:
 class Room:
     """A session with everything around it."""
 
-    def __init__(self, *, config: SessionConfig, engine: FakeEngine, clock: VirtualClock) -> None:
+    def __init__(
+        self, *, config: SessionConfig, engine: FakeEngine, clock: VirtualClock, delay_s: float = DELAY_S
+    ) -> None:
         self.clock = clock
         self.engine = engine
         self.peer = FakePeer()
@@ -89,7 +91,7 @@ class Room:
             config=config,
             clock=clock,
             metrics=self.metrics,
-            playout_delay_s=DELAY_S,
+            playout_delay_s=delay_s,
             seed=5,
             params=StreamParams(),
             portrait=portrait("ada"),
@@ -118,10 +120,14 @@ async def room(
     config: SessionConfig | None = None,
     skipped_windows: frozenset[int] = frozenset(),
     is_connected: bool = True,
+    delay_s: float = DELAY_S,
 ) -> AsyncIterator[Room]:
     clock = VirtualClock()
     made = Room(
-        config=config or SessionConfig(), engine=FakeEngine(clock, skipped_windows=skipped_windows), clock=clock
+        config=config or SessionConfig(),
+        engine=FakeEngine(clock, skipped_windows=skipped_windows),
+        clock=clock,
+        delay_s=delay_s,
     )
     await made.session.open()
     made.session.attach_control(made.control)
@@ -147,6 +153,13 @@ async def test_a_session_goes_from_connecting_through_warming_to_live() -> None:
         assert r.control.states == ["connecting", "warming"]
         await r.speak(2.0)
         assert r.control.states == ["connecting", "warming", "live"]
+
+
+async def test_an_engine_that_is_always_late_rests_the_face_instead_of_waking_it_for_ever() -> None:
+    async with room(delay_s=0.05) as r:
+        await r.speak(3.0)
+        assert r.control.states == ["connecting", "warming", "resting"]
+        assert r.pictures[-1][1] < 12, "the rest block is the silence of the first window"
 
 
 async def test_the_portrait_is_there_at_once_and_the_face_idles_before_the_first_word() -> None:
