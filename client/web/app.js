@@ -170,9 +170,11 @@ async function poll() {
     try {
       info = await getInfo();
       panel.setLimits(info);
-      const notes = info.engine.notes ?? [];
-      byId("engine-note").hidden = notes.length === 0;
-      setText("engine-note", notes.map(sentence).join(" "));
+      // The first note is for everyone; the others say what was measured on this machine.
+      const [note = "", ...measured] = info.engine.notes ?? [];
+      byId("engine-note").hidden = note === "";
+      setText("engine-note", sentence(note));
+      setText("engine-measured", measured.map(sentence).join(" "));
       if (!hasPortraits && phase !== "waiting") await portraits.refresh();
       hasPortraits ||= phase !== "waiting";
     } catch {
