@@ -86,7 +86,7 @@ class Block(nn.Module):
             self.norm3 = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
             self.cross_attn = Attention(config.dim, config.num_heads)
         self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU(config.gelu), nn.Linear(config.ffn_dim, config.dim)
         )
 
     def project(self, x_BLC: Tensor, rows: Rows) -> tuple[Tensor, KeysValues]:
@@ -167,7 +167,7 @@ class DiT(nn.Module):
             self.frame_packer = MotionPacker(config.latent_channels, dim, config.patch)
         if config.text_dim is not None:
             self.text_embedding = nn.Sequential(
-                nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+                nn.Linear(config.text_dim, dim), nn.GELU(config.gelu), nn.Linear(dim, dim)
             )
         self.time_embedding = _mlp(config.freq_dim, dim)
         if config.motion_signal_dim:

@@ -27,6 +27,7 @@ EMBEDDED_DIT = DiTConfig(
     patch=2,
     dim=256,
     ffn_dim=1024,
+    gelu="none",
     num_layers=8,
     num_heads=4,
     freq_dim=256,

@@ -13,6 +13,7 @@ PUBLISHED_14B = DiTConfig(
     patch=2,
     dim=5120,
     ffn_dim=13824,
+    gelu="tanh",
     num_layers=40,
     num_heads=40,
     freq_dim=256,

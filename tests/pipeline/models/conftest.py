@@ -19,6 +19,7 @@ TINY_PUBLISHED = dataclasses.replace(
     num_heads=4,
     num_layers=4,
     ffn_dim=256,
+    gelu="tanh",
     freq_dim=64,
     text_dim=48,
     text_len=32,
