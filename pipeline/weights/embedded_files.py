@@ -41,11 +41,15 @@ class EmbeddedFiles:
         self.folder = folder or DEFAULT_FOLDER
         path = self.folder / "manifest.json"
         try:
-            self._manifest: dict[str, Any] = json.loads(path.read_text())
+            manifest = json.loads(path.read_text())
         except (OSError, ValueError) as exc:
             raise WeightsError(str(path), f"the manifest cannot be read ({exc})") from exc
-        if self._manifest.get("format") != FORMAT:
-            raise WeightsError(str(path), f"format {self._manifest.get('format')!r} is not {FORMAT}")
+        given = manifest.get("format") if isinstance(manifest, dict) else None
+        if given != FORMAT:
+            raise WeightsError(str(path), f"format {given!r} is not {FORMAT}")
+        if not isinstance(manifest.get("sha256"), dict):
+            raise WeightsError(str(path), "it names no files under sha256")
+        self._digests: dict[str, Any] = manifest["sha256"]
 
     def load(self, network: Network, name: str) -> Network:
         """Load a network's weights, in evaluation mode and without gradients.
@@ -71,6 +75,9 @@ class EmbeddedFiles:
     def load_frontend(self) -> AudioFrontend:
         """Load the audio front end, whose sizes are in its own header.
 
+        Returns:
+            The network, ready for use.
+
         Raises:
             WeightsError: As in `load`.
         """
@@ -84,7 +91,7 @@ class EmbeddedFiles:
             data = path.read_bytes()
         except OSError as exc:
             raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
-        if hashlib.sha256(data).hexdigest() != self._manifest["sha256"].get(path.name):
+        if hashlib.sha256(data).hexdigest() != self._digests.get(path.name):
             raise WeightsError(str(path), "damaged: its SHA-256 is not the one in manifest.json")
         return data
 
