@@ -18,7 +18,7 @@ from tools.train.head.scene import sample_scene
 from tools.train.head.visemes import FaceMotion, expression_from
 from tools.train.speech.bank import SpeechBank
 
-__all__ = ["EYE_LANDMARKS", "MOUTH_LANDMARKS", "NUM_LANDMARKS", "Clip", "ClipMaker", "SpeechBank"]
+__all__ = ["EYE_LANDMARKS", "MOUTH_LANDMARKS", "NUM_LANDMARKS", "Clip", "ClipMaker"]
 
 NUM_LANDMARKS = len(LANDMARK_NAMES)
 MOUTH_LANDMARKS = slice(0, 4)
@@ -49,7 +49,8 @@ class ClipMaker:
     """
 
     def __init__(self, bank: SpeechBank, *, size: tuple[int, int], num_frames: int, device: int = 0) -> None:
-        self._speech = _Speech(bank, num_frames)
+        self._bank = bank
+        self._num_frames = num_frames
         self._renderer = Renderer(size=size, supersampling=2, device=device)
 
     def make(self, rng: np.random.Generator) -> Clip:
@@ -57,10 +58,14 @@ class ClipMaker:
 
         Args:
             rng: Everything random comes from here.
+
+        Returns:
+            The clip.
         """
         person = sample_person(rng)
         scene = sample_scene(rng, person)
-        source, first, visemes, loudness = self._speech.draw(rng)
+        source, first = self._bank.draw(rng, self._num_frames)
+        visemes, loudness = self._bank.curves(source, first, self._num_frames)
         motion, reference_pose, reference_motion = _plan(rng, loudness)
 
         smile = np.float32(np.clip(rng.normal(0.03, 0.1), 0, 0.3))
@@ -78,29 +83,6 @@ class ClipMaker:
         return Clip(frames, motion, labels, landmarks.astype(np.float32), (source, first))
 
 
-class _Speech:
-    """Draws stretches of speech that no held-out voice or sentence is part of, every moment as likely as another."""
-
-    def __init__(self, bank: SpeechBank, num_frames: int) -> None:
-        self._num_frames = num_frames
-        self._sources = list(bank.sources.values())
-        runs = [
-            (index, first, count - num_frames)
-            for index, source in enumerate(self._sources)
-            for first, count in source.runs(held_out=False)
-            if count > num_frames
-        ]
-        self._runs = np.array(runs)
-        self._shares = self._runs[:, 2] / self._runs[:, 2].sum()
-
-    def draw(self, rng: np.random.Generator) -> tuple[int, int, NDArray[np.float32], NDArray[np.float32]]:
-        """Draw a stretch: source index, first frame, visemes (T, 15) and loudness (T,)."""
-        index, start, room = self._runs[rng.choice(len(self._runs), p=self._shares)].tolist()
-        first = start + int(rng.integers(room))
-        clip = self._sources[index].clip(first, self._num_frames)
-        return index, first, clip.visemes, clip.loudness
-
-
 def _face(motion: NDArray[np.float32], smile: np.float32) -> FaceMotion:
     return FaceMotion(
         blink=motion[:, 3],
@@ -115,6 +97,10 @@ def _plan(
     rng: np.random.Generator, loudness: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Plan a clip's motion, mostly about as lively as live streams are, sometimes much more.
+
+    Args:
+        rng: Source of chance.
+        loudness: Of each frame, (T,).
 
     Returns:
         The motion relative to the reference pose (T, 7), the reference's head pose (3,), and the reference's own

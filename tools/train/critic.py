@@ -34,6 +34,9 @@ def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Ten
         made_BFCHW: float32 in about [-1, 1].
         real_BFCHW: The truth.
         landmarks_BFK2: Of the real frames, px.
+
+    Returns:
+        The losses.
     """
     weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:]).flatten(0, 1)[:, None]
     weight = weight / weight.mean()

@@ -16,7 +16,7 @@ from pipeline.models.dit import DiT
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.critic import Critic, compare_pictures
-from tools.train.dit_stage import LatentPool, roll_out
+from tools.train.dit_stage import LatentPool, roll_out, validate_dit
 from tools.train.features import AudioBank
 from tools.train.steps import Ema, GraphedStep, Log, Schedule, adamw
 from tools.train.vae_stage import draw_crop_centres
@@ -49,7 +49,7 @@ def train_decoder(
     levels: NoiseSchedule,
     settings: DecoderSettings,
     log: Log,
-) -> None:
+) -> dict[str, float]:
     """Fine-tune the decoder for a bounded time; the encoder stays as it is.
 
     Args:
@@ -61,6 +61,9 @@ def train_decoder(
         levels: The sampler's noise levels.
         settings: Numbers.
         log: Where progress goes.
+
+    Returns:
+        Steps made, and what `validate_dit` says at the end.
     """
     pool, device = latents.pool, latents.latents.device
     height, width = pool.frames.shape[2:4]
@@ -121,4 +124,6 @@ def train_decoder(
         ema.update()
         if schedule.step % 500 == 0:
             log("decoder", step=schedule.step, **values)
-    log("decoder done", step=schedule.step)
+    result = {"steps": schedule.step, **validate_dit(dit, latents, bank, average, levels)}
+    log("decoder done", **result)
+    return result

@@ -23,7 +23,15 @@ from tools.train.features import AudioBank
 from tools.train.losses import eye_centre, face_weights, mouth_centre, psnr_db
 from tools.train.steps import Ema, GraphedStep, Log, Schedule, adamw
 
-__all__ = ["DitSettings", "LatentPool", "PolicySettings", "roll_out", "train_flow_matching", "train_on_policy"]
+__all__ = [
+    "DitSettings",
+    "LatentPool",
+    "PolicySettings",
+    "roll_out",
+    "train_flow_matching",
+    "train_on_policy",
+    "validate_dit",
+]
 
 LEVEL_SHARES = (0.36, 0.30, 0.30, 0.04)
 """How often each of the sampler's noise levels is trained; the picture is decided in the first three."""
@@ -93,7 +101,7 @@ class LatentPool:
             float32, (B, 1, T, h, w).
         """
         marks = self.pool.landmarks[clip, 1:].unflatten(1, (-1, 4)).mean(2)
-        weight = face_weights(marks, *self.latents.shape[-2:], scale=16.0)
+        weight = face_weights(marks, self.latents.shape[-2], self.latents.shape[-1], scale=16.0)
         return (weight / weight.mean())[:, None]
 
 
@@ -137,7 +145,18 @@ def roll_out(
 def validate_dit(
     dit: DiT, latents: LatentPool, bank: AudioBank, vae: EmbeddedVAE, levels: NoiseSchedule
 ) -> dict[str, float]:
-    """Roll out the held-out people and compare with the truth (the motion is given, so pixels correspond)."""
+    """Roll out the held-out people and compare with the truth (the motion is given, so pixels correspond).
+
+    Args:
+        dit: The network.
+        latents: Clips and true latents.
+        bank: Audio.
+        vae: Decodes.
+        levels: The sampler's noise levels.
+
+    Returns:
+        `mse` and `mse_face` of the latents, `psnr_db` and `psnr_face_db` of the pictures.
+    """
     pool = latents.pool
     clip = torch.arange(pool.num_held_out, device=pool.frames.device)
     made = roll_out(dit, latents, bank, clip, levels)
@@ -167,7 +186,7 @@ def train_flow_matching(
     levels: NoiseSchedule,
     settings: DitSettings,
     log: Log,
-) -> None:
+) -> dict[str, float]:
     """Train the DiT to predict noise minus clean at the sampler's noise levels, for a bounded time.
 
     Args:
@@ -179,6 +198,9 @@ def train_flow_matching(
         levels: The sampler's noise levels.
         settings: Numbers.
         log: Where progress goes.
+
+    Returns:
+        Steps made, and what `validate_dit` says at the end.
     """
     pool, device = latents.pool, latents.latents.device
     parameters = list(dit.parameters())
@@ -237,7 +259,9 @@ def train_flow_matching(
                 **values,
                 **validate_dit(average, latents, bank, vae, levels),
             )
-    log("dit done", step=schedule.step, **validate_dit(average, latents, bank, vae, levels))
+    result = {"steps": schedule.step, **validate_dit(average, latents, bank, vae, levels)}
+    log("dit done", **result)
+    return result
 
 
 def train_on_policy(
@@ -249,7 +273,7 @@ def train_on_policy(
     levels: NoiseSchedule,
     settings: PolicySettings,
     log: Log,
-) -> None:
+) -> dict[str, float]:
     """Train the DiT on its own roll-outs: clean-latent error of the first three steps, then pictures and a
     discriminator.
 
@@ -262,6 +286,9 @@ def train_on_policy(
         levels: The sampler's noise levels.
         settings: Numbers.
         log: Where progress goes.
+
+    Returns:
+        Steps made, and what `validate_dit` says at the end.
     """
     pool, device = latents.pool, latents.latents.device
     vae.requires_grad_(False)
@@ -297,9 +324,8 @@ def train_on_policy(
         }
 
     def step(
-        clean: Tensor, reference: Tensor, audio: Tensor, motion: Tensor, weight: Tensor, position: Tensor, first:
-            Tensor,
-        still: Tensor, frames: Tensor, landmarks: Tensor, centre: Tensor, chosen: Tensor, gan: Tensor,
+        clean: Tensor, reference: Tensor, audio: Tensor, motion: Tensor, weight: Tensor, position: Tensor,
+        first: Tensor, still: Tensor, frames: Tensor, landmarks: Tensor, centre: Tensor, chosen: Tensor, gan: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         x = torch.randn_like(clean)
         values: dict[str, Tensor] = {}
@@ -363,4 +389,6 @@ def train_on_policy(
                 **values,
                 **validate_dit(average, latents, bank, vae, levels),
             )
-    log("policy done", step=schedule.step, **validate_dit(average, latents, bank, vae, levels))
+    result = {"steps": schedule.step, **validate_dit(average, latents, bank, vae, levels)}
+    log("policy done", **result)
+    return result

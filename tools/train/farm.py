@@ -1,6 +1,6 @@
 """The render farm: processes that render clips for ever into shared slots, and the pool that training draws from.
 
-A clip is one person: a reference frame (another pose and expression of the same person) and `CLIP_FRAMES` frames of
+A clip is one person: a reference frame (another pose and expression of the same person) and some frames of
 speech. Each worker owns a few slots, fills a free one and marks it; the trainer takes filled slots and marks them
 free. One byte per slot and one owner per state change, so no lock is needed.
 """
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.motion import MOTION_CHANNELS
-from tools.train.clips import NUM_LANDMARKS, ClipMaker, SpeechBank
+from tools.train.clips import NUM_LANDMARKS, ClipMaker
+from tools.train.speech.bank import SpeechBank
 
-__all__ = ["ClipPool", "ClipShape", "Farm"]
+__all__ = ["SLOTS_PER_WORKER", "ClipPool", "ClipShape", "ClipSource", "Farm"]
 
 SLOTS_PER_WORKER = 6
 FREE, FILLED = 0, 1
@@ -65,20 +67,31 @@ def _open(folder: Path, num_slots: int, shape: ClipShape, mode: str) -> dict[str
     }
 
 
-def _work(
-    worker: int, num_workers: int, folder: Path, bank_path: Path, shape: ClipShape, seed: int, device: int
-) -> None:
-    arrays = _open(folder, num_workers * SLOTS_PER_WORKER, shape, "r+")
-    size = (shape.width_px, shape.height_px)
-    maker = ClipMaker(SpeechBank.load(bank_path), size=size, num_frames=shape.num_frames, device=device)
-    own = range(worker * SLOTS_PER_WORKER, (worker + 1) * SLOTS_PER_WORKER)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one render process is told."""
+
+    worker: int
+    folder: Path
+    own: range
+    num_slots: int
+    bank: Path
+    shape: ClipShape
+    seed: int
+    device: int
+
+
+def _work(job: _Job) -> None:
+    arrays = _open(job.folder, job.num_slots, job.shape, "r+")
+    size = (job.shape.width_px, job.shape.height_px)
+    maker = ClipMaker(SpeechBank.load(job.bank), size=size, num_frames=job.shape.num_frames, device=job.device)
     count = 0
-    while not (folder / "stop").exists():
-        free = [slot for slot in own if arrays["state"][slot] == FREE]
+    while not (job.folder / "stop").exists():
+        free = [slot for slot in job.own if arrays["state"][slot] == FREE]
         if not free:
             time.sleep(0.02)
             continue
-        clip = maker.make(np.random.default_rng((seed, worker, count)))
+        clip = maker.make(np.random.default_rng((job.seed, job.worker, count)))
         for name in CLIP_ARRAYS:
             arrays[name][free[0]] = getattr(clip, name)
         arrays["state"][free[0]] = FILLED
@@ -95,27 +108,50 @@ class Farm:
         num_workers: Processes.
         seed: Every clip is drawn from (seed, worker, count).
         devices: EGL devices that the workers share out among themselves.
+        slots_per_worker: How many clips each process renders ahead.
     """
 
     def __init__(
-        self, folder: Path, bank: Path, shape: ClipShape, *, num_workers: int, seed: int, devices: Sequence[int] = (0,)
+        self,
+        folder: Path,
+        bank: Path,
+        shape: ClipShape,
+        *,
+        num_workers: int,
+        seed: int,
+        devices: Sequence[int] = (0,),
+        slots_per_worker: int = SLOTS_PER_WORKER,
     ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder = folder
-        self.arrays = _open(folder, num_workers * SLOTS_PER_WORKER, shape, "w+")
-        spawn = mp.get_context("spawn")
-        self._processes: list[BaseProcess] = [
-            spawn.Process(
-                target=_work, args=(i, num_workers, folder, bank, shape, seed, devices[i % len(devices)]), name=f"render-{i}", daemon=True
+        num_slots = num_workers * slots_per_worker
+        self.arrays = _open(folder, num_slots, shape, "w+")
+        jobs = [
+            _Job(
+                worker=i,
+                folder=folder,
+                own=range(i * slots_per_worker, (i + 1) * slots_per_worker),
+                num_slots=num_slots,
+                bank=bank,
+                shape=shape,
+                seed=seed,
+                device=devices[i % len(devices)],
             )
             for i in range(num_workers)
+        ]
+        spawn = mp.get_context("spawn")
+        self._processes: list[BaseProcess] = [
+            spawn.Process(target=_work, args=(job,), name=f"render-{job.worker}", daemon=True) for job in jobs
         ]
         for process in self._processes:
             process.start()
 
     def filled(self) -> NDArray[np.int64]:
-        """Slots that hold a clip not yet taken.
+        """Look for slots that hold a clip not yet taken.
+
+        Returns:
+            Their indices.
 
         Raises:
             RuntimeError: A render process has ended.
@@ -136,7 +172,22 @@ class Farm:
             process.join(20)
             if process.exitcode is None:
                 process.kill()
+                process.join()
+            process.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class ClipSource(Protocol):
+    """What a pool takes clips from."""
+
+    arrays: dict[str, NDArray[np.generic]]
+    """The slots, see `ClipShape.arrays`."""
+
+    def filled(self) -> NDArray[np.int64]:
+        """Look for slots that hold a clip not yet taken."""
+
+    def free(self, slot: int) -> None:
+        """Give a slot back."""
 
 
 @dataclass(slots=True)
@@ -147,7 +198,7 @@ class ClipPool:
     Tensors are those of `ClipShape.arrays` with the clip as first dimension.
     """
 
-    farm: Farm
+    farm: ClipSource
     frames: Tensor
     motion: Tensor
     visemes: Tensor
@@ -159,7 +210,7 @@ class ClipPool:
     seed: int = 0
 
     @classmethod
-    def empty(cls, farm: Farm, *, capacity: int, num_held_out: int, device: str) -> ClipPool:
+    def empty(cls, farm: ClipSource, *, capacity: int, num_held_out: int, device: str) -> ClipPool:
         """Allocate a pool.
 
         Args:
@@ -167,6 +218,9 @@ class ClipPool:
             capacity: Largest number of clips kept, held-out ones included.
             num_held_out: How many of the first clips are kept for validation.
             device: Where the tensors live.
+
+        Returns:
+            A pool without clips.
         """
 
         def make(name: str) -> Tensor:
@@ -174,7 +228,15 @@ class ClipPool:
             dtype = {"u1": torch.uint8, "f4": torch.float32, "i8": torch.int64}[array.dtype.str[1:]]
             return torch.empty((capacity, *array.shape[1:]), dtype=dtype, device=device)
 
-        return cls(farm, *(make(name) for name in CLIP_ARRAYS), num_held_out=num_held_out)
+        return cls(
+            farm=farm,
+            frames=make("frames"),
+            motion=make("motion"),
+            visemes=make("visemes"),
+            landmarks=make("landmarks"),
+            audio=make("audio"),
+            num_held_out=num_held_out,
+        )
 
     def refill(self, limit: int = 1_000_000) -> list[int]:
         """Take what the farm has ready.

@@ -59,4 +59,4 @@ class AudioBank:
             mel = augment_mel(mel)
         with torch.autocast(mel.device.type, torch.bfloat16):
             features = self._frontend(mel)
-        return features.float().transpose(1, 2)[:, None]
+        return features.float().transpose(1, 2)[:, None]  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
 """What training looks at in pictures: weights round mouth and eyes, edges, crops, and a patch discriminator.
 
-Shapes: N pictures, C channels, H and W pixels; K landmarks in the order of `tools.train.clips.LANDMARKS`.
+Shapes: N pictures, C channels, H and W pixels; K landmarks in the order of `tools.train.head.mesh.LANDMARK_NAMES`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def crop(pictures_NCHW: Tensor, centre_N2: Tensor, size: int) -> Tensor:
         pictures_NCHW: Pictures.
         centre_N2: In px, x first.
         size: Side of the square, px.
+
+    Returns:
+        One square per picture, (N, C, size, size).
     """
     count, channels, height, width = pictures_NCHW.shape
     device = pictures_NCHW.device

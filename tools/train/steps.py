@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,14 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
         self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     def __call__(self, stage: str, **values: object) -> None:
         """Write one line.

@@ -36,7 +36,6 @@ class VaeSettings:
     """Progress at which the discriminator starts to count."""
     latent_noise: float = 0.5
     latent_change_weight: float = 0.03
-    freeze_encoder: bool = False
     max_steps: int = 10_000_000
 
 
@@ -74,6 +73,11 @@ def draw_sequences(pool: ClipPool, batch: int) -> _Batch:
 def draw_crop_centres(landmarks_BFK2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Choose frames and points to look at closely: half mouths, a third eyes, the rest anywhere.
 
+    Args:
+        landmarks_BFK2: In px.
+        height: Of the pictures, px.
+        width: Of the pictures, px.
+
     Returns:
         Frame indices (B, CROPS) and centres in px (B * CROPS, 2).
     """
@@ -90,6 +94,10 @@ def draw_crop_centres(landmarks_BFK2: Tensor, height: int, width: int) -> tuple[
 @torch.no_grad()
 def validate_vae(vae: EmbeddedVAE, pool: ClipPool) -> dict[str, float]:
     """PSNR on the held-out people: 48 frames each, streamed through the decoder.
+
+    Args:
+        vae: The VAE.
+        pool: Clips.
 
     Returns:
         `psnr_db` over all pixels and `psnr_face_db` over mouth and eyes.
@@ -112,7 +120,9 @@ def validate_vae(vae: EmbeddedVAE, pool: ClipPool) -> dict[str, float]:
     return {"psnr_db": sum(full) / len(full), "psnr_face_db": sum(face) / len(face)}
 
 
-def train_vae(vae: EmbeddedVAE, average: EmbeddedVAE, pool: ClipPool, settings: VaeSettings, log: Log) -> None:
+def train_vae(
+    vae: EmbeddedVAE, average: EmbeddedVAE, pool: ClipPool, settings: VaeSettings, log: Log
+) -> dict[str, float]:
     """Train the VAE for a bounded time.
 
     Args:
@@ -121,14 +131,13 @@ def train_vae(vae: EmbeddedVAE, average: EmbeddedVAE, pool: ClipPool, settings: 
         pool: Clips; refilled while training.
         settings: Numbers.
         log: Where progress goes.
+
+    Returns:
+        Steps made, and what `validate_vae` says at the end.
     """
     device = pool.frames.device.type
     height, width = pool.frames.shape[2:4]
-    if settings.freeze_encoder:
-        vae.encoder.requires_grad_(False)
-        vae.to_latent.requires_grad_(False)
-        vae.latent_norm.eval()
-    parameters = [p for p in vae.parameters() if p.requires_grad]
+    parameters = list(vae.parameters())
     optimiser = adamw(parameters, betas=(0.9, 0.98), weight_decay=1e-3)
     critic = Critic(pool.frames.device)
     ema = Ema(vae, average, 0.999)
@@ -184,4 +193,6 @@ def train_vae(vae: EmbeddedVAE, average: EmbeddedVAE, pool: ClipPool, settings: 
             pool.refill(4)
         if schedule.step in (50, 200) or schedule.step % 500 == 0:
             log("vae", step=schedule.step, clips=pool.taken, **values, **validate_vae(average, pool))
-    log("vae done", step=schedule.step, **validate_vae(average, pool))
+    result = {"steps": schedule.step, **validate_vae(average, pool)}
+    log("vae done", **result)
+    return result
