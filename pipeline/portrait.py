@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -168,7 +169,10 @@ def load_portrait(source: bytes | Path) -> PortraitSource:
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise _too_many_pixels(what, "larger") from exc
+        # Pillow tells the size in its sentence only.
+        num_pixels = re.search(r"\d+", str(exc))
+        shown = f"{int(num_pixels[0]) / 1e6:.0f} megapixels large" if num_pixels else "larger"
+        raise _too_many_pixels(what, shown) from exc
     except DECODE_ERRORS as exc:
         kinds = "it has to be a JPEG, PNG, WebP, GIF, BMP or TIFF image"
         raise MediaError(what, f"{len(data)} bytes of something else", kinds) from exc
