@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "block_border_ratio",
+    "block_jump_ratio",
+    "border_ratio",
+    "change_by_place",
+    "closure_opening",
     "closure_rate",
     "correlation",
     "lag_correlations",
@@ -65,9 +68,18 @@ def closure_rate(opening: Array, closures: Sequence[tuple[int, int]], *, part: f
     """
     if not closures:
         return float("nan")
+    return float(np.mean([smallest <= part for smallest in _smallest_openings(opening, closures)]))
+
+
+def closure_opening(opening: Array, closures: Sequence[tuple[int, int]]) -> float:
+    """Mean of the smallest openings in labelled closures: 0 closed, 1 wide open; same tolerance, nan without any."""
+    return float(np.mean(_smallest_openings(opening, closures))) if closures else float("nan")
+
+
+def _smallest_openings(opening: Array, closures: Sequence[tuple[int, int]]) -> list[float]:
     low, high = np.quantile(opening, [0.02, 0.95])
-    limit = low + part * (high - low)
-    return float(np.mean([opening[max(0, first - 1) : last + 2].min() <= limit for first, last in closures]))
+    reach = max(float(high - low), 1e-12)
+    return [float(opening[max(0, first - 1) : last + 2].min() - low) / reach for first, last in closures]
 
 
 def motion_ratio(opening: Array, is_silent: NDArray[np.bool_]) -> float:
@@ -87,19 +99,50 @@ def motion_ratio(opening: Array, is_silent: NDArray[np.bool_]) -> float:
     return float(change[silent].mean() / max(float(change[spoken].mean()), 1e-12))
 
 
-def block_border_ratio(differences: Array, frames_per_block: int, first_frame: int = 0) -> float:
-    """Change of the picture across block borders, relative to that inside blocks.
+def border_ratio(differences: Array, frames_per_part: int, is_counted: NDArray[np.bool_] | None = None) -> float:
+    """Change of the picture across the borders of parts (blocks, latent frames), relative to that inside them.
 
     Args:
         differences: Mean absolute difference of frame `i + 1` and frame `i`, (num_frames - 1,).
-        frames_per_block: Frames per block.
-        first_frame: Index of the first frame in its stream.
+        frames_per_part: Frames per part; frame 0 begins one.
+        is_counted: Which differences count, (num_frames - 1,); all if None.
 
     Returns:
         The ratio of the means; 1 means that borders cannot be seen.
     """
-    is_border = (first_frame + np.arange(len(differences)) + 1) % frames_per_block == 0
-    return float(np.mean(differences[is_border]) / np.mean(differences[~is_border]))
+    counted = np.ones(len(differences), bool) if is_counted is None else is_counted
+    is_border = (np.arange(len(differences)) + 1) % frames_per_part == 0
+    return float(np.mean(differences[counted & is_border]) / np.mean(differences[counted & ~is_border]))
+
+
+def change_by_place(differences: Array, frames_per_part: int) -> list[float]:
+    """Change of the picture at each place of a part, relative to the mean; the first is that across the border.
+
+    Args:
+        differences: Mean absolute difference of frame `i + 1` and frame `i`, (num_frames - 1,).
+        frames_per_part: Frames per part; frame 0 begins one.
+
+    Returns:
+        As many numbers as a part has frames, about 1 each in even motion.
+    """
+    place = (np.arange(len(differences)) + 1) % frames_per_part
+    return [float(differences[place == k].mean() / differences.mean()) for k in range(frames_per_part)]
+
+
+def block_jump_ratio(jumps: Array, frames_per_block: int) -> float:
+    """Jumps of the picture at block borders, relative to those inside blocks. Steady motion makes no jump.
+
+    Args:
+        jumps: What the change from frame `i + 1` to frame `i + 2` has beyond the mean of the changes before and after
+            it, (num_frames - 3,).
+        frames_per_block: Frames per block; frame 0 begins one.
+
+    Returns:
+        The ratio of the means; 1 means that borders cannot be seen. A jump echoes in both neighbours, which are left
+        out.
+    """
+    place = (np.arange(len(jumps)) + 2) % frames_per_block
+    return float(np.mean(jumps[place == 0]) / np.mean(jumps[(place > 1) & (place < frames_per_block - 1)]))
 
 
 def psnr_db(picture: NDArray[np.uint8], truth: NDArray[np.uint8], weight: Array | None = None) -> float:

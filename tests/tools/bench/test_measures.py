@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from tools.bench.measures import (
-    block_border_ratio,
+    block_jump_ratio,
+    border_ratio,
+    change_by_place,
+    closure_opening,
     closure_rate,
     correlation,
     lag_correlations,
@@ -65,11 +68,42 @@ def test_the_motion_ratio_compares_silence_with_speech() -> None:
     assert np.isnan(motion_ratio(opening, np.ones(200, bool)))
 
 
-@pytest.mark.parametrize("first_frame", [0, 5])
-def test_the_border_ratio_finds_the_jumps_between_blocks(first_frame: int) -> None:
-    frames = first_frame + np.arange(120)
+def test_the_closure_opening_is_that_of_the_narrowest_frame() -> None:
+    opening = np.full(100, 0.8)
+    opening[:10] = 0
+    opening[40], opening[81] = 0.2, 0.4
+    assert closure_opening(opening, [(40, 41), (80, 82)]) == pytest.approx(0.3 / 0.8)
+    assert np.isnan(closure_opening(opening, []))
+
+
+@pytest.mark.parametrize("frames_per_part", [12, 4])
+def test_the_border_ratio_finds_the_jumps_between_parts(frames_per_part: int) -> None:
+    frames = np.arange(120)
+    differences = np.where(frames[1:] % frames_per_part == 0, 3.0, 2.0)
+    assert border_ratio(differences, frames_per_part) == pytest.approx(1.5)
+    places = change_by_place(differences, frames_per_part)
+    assert len(places) == frames_per_part
+    assert places[0] / places[1] == pytest.approx(1.5)
+    assert max(places[1:]) == pytest.approx(min(places[1:]))
+
+
+def test_only_counted_differences_enter_the_border_ratio() -> None:
+    frames = np.arange(120)
     differences = np.where(frames[1:] % 12 == 0, 3.0, 2.0)
-    assert block_border_ratio(differences, 12, first_frame) == pytest.approx(1.5)
+    differences[60:] = 1.0
+    assert border_ratio(differences, 12, frames[1:] < 60) == pytest.approx(1.5)
+
+
+def test_steady_motion_makes_no_jump_and_a_jump_at_the_borders_shows() -> None:
+    place = np.arange(120.0)
+    steps = place + 0.5 * (np.arange(120) // 12) + 0.1 * np.cos(np.arange(120))
+
+    def jumps(curve: np.ndarray) -> np.ndarray:
+        change = np.diff(curve)
+        return np.abs(change[1:-1] - (change[:-2] + change[2:]) / 2)
+
+    assert block_jump_ratio(jumps(place + 0.1 * np.cos(np.arange(120))), 12) == pytest.approx(1, abs=0.2)
+    assert block_jump_ratio(jumps(steps), 12) > 3
 
 
 def test_psnr_is_that_of_the_definition_and_weights_select() -> None:

@@ -53,6 +53,9 @@ def test_a_script_puts_clips_in_a_row_with_their_labels(script: Script) -> None:
     assert np.unique(script.pcm[640 * second : 640 * (second + 150)]) == [2]
     assert script.closures == ((LEAD_FRAMES + 10, LEAD_FRAMES + 12), (second + 10, second + 12))
     assert script.opening[~script.is_speech].max() == 0
+    assert script.visemes.shape == (len(script.opening), 15)
+    np.testing.assert_allclose(script.visemes.sum(1), 1, atol=1e-5)
+    assert script.loudness[~script.is_speech].max() == 0
     assert not (script.is_speech & script.is_silent).any()
     assert not script.is_silent[LEAD_FRAMES + 200 : LEAD_FRAMES + 208].any()
     assert script.is_silent[LEAD_FRAMES + 208 : second].all()
@@ -64,14 +67,19 @@ def test_a_mouth_that_does_what_it_should_scores_best(script: Script) -> None:
         opening=(0.3 * script.opening).tolist(),
         width=(1 - 0.2 * script.rounding).tolist(),
         differences=[1.0] * (count - 1),
+        jumps=[1.0] * (count - 3),
     )
     figures = lip_sync(take, script)
     assert figures["lip_opening_correlation"] == pytest.approx(1)
     assert figures["lip_opening_lag_frames"] == 0
     assert figures["rounding_correlation"] == pytest.approx(1)
     assert figures["closure_rate"] == 1
+    assert figures["closure_opening"] < 0.1 < figures["closure_opening_control"]
+    assert figures["rounded_to_spread_width"] < 1
+    assert figures["lip_opening_wide"] > 2 * figures["lip_opening_closed"]
     assert figures["silence_motion_ratio"] == 0
-    assert figures["block_border_ratio"] == pytest.approx(1)
+    for name in ("block_border_ratio", "block_border_ratio_at_rest", "latent_border_ratio", "block_jump_ratio"):
+        assert figures[name] == pytest.approx(1)
     assert abs(figures["lip_opening_control"]) < 0.3
 
 
@@ -79,7 +87,10 @@ def test_a_late_mouth_shows_in_the_lag_and_a_restless_one_in_silence(script: Scr
     count = len(script.opening)
     rng = np.random.default_rng(0)
     opening = np.roll(script.opening, 3) + np.where(script.is_silent, rng.random(count), 0)
-    figures = lip_sync(Take(opening=opening.tolist(), width=[1.0] * count, differences=[1.0] * (count - 1)), script)
+    take = Take(
+        opening=opening.tolist(), width=[1.0] * count, differences=[1.0] * (count - 1), jumps=[1.0] * (count - 3)
+    )
+    figures = lip_sync(take, script)
     assert figures["lip_opening_lag_frames"] == 3
     assert figures["silence_motion_ratio"] > 0.5
     assert figures["rounding_correlation"] == 0
@@ -99,7 +110,7 @@ def face_frames(count: int) -> list[np.ndarray]:
 def test_watching_counts_frames_without_a_face() -> None:
     frames = [*face_frames(3), np.full((256, 256, 3), 140, np.uint8), *face_frames(1)]
     take = watch(frames)
-    assert (len(take.opening), len(take.differences), take.num_lost) == (5, 4, 1)
+    assert (len(take.opening), len(take.differences), len(take.jumps), take.num_lost) == (5, 4, 2, 1)
     assert take.opening[3] == take.opening[2]
     assert take.differences[3] > take.differences[0] > 0
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from tools.bench.vae import detail_mask
+from pipeline.models.embedded import EMBEDDED_VAE
+from pipeline.models.embedded_vae import EmbeddedVAE
+from tools.bench.vae import detail_mask, round_trip
 
 pytestmark = pytest.mark.unit
 
@@ -25,3 +28,17 @@ def test_the_mask_covers_mouth_and_eyes_and_little_else() -> None:
     assert not mask[0, 20, 128]
     assert 0.04 < mask[0].mean() < 0.2
     assert np.array_equal(mask[0, :-10, :-10], mask[1, 10:, 10:])
+
+
+def test_a_round_trip_keeps_size_and_number_and_every_part_counts() -> None:
+    """An untrained network need not keep the picture, but what it decodes depends on portrait and frames."""
+    torch.manual_seed(0)
+    vae = EmbeddedVAE(EMBEDDED_VAE).eval()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
+    one = round_trip(vae, frames[0], frames)
+    assert one.shape == frames.shape
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, round_trip(vae, frames[0], frames))
+    assert (one != round_trip(vae, frames[1], frames)).any()
+    assert (one != round_trip(vae, frames[0], 255 - frames)).any()
