@@ -5,6 +5,7 @@ Each value is checked here, in the parent, before a worker exists. The worker ge
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,8 +56,8 @@ class EngineConfig(BaseModel):
 
     name: Literal["embedded", "pattern"] = "embedded"
     """Which engine: the embedded avatar, or the pattern engine that draws sound level and frame number."""
-    threads: int = Field(default=2, ge=1, le=256)
-    """CPU threads of the worker's arithmetic."""
+    threads: int | None = Field(default=None, ge=1, le=256)
+    """CPU threads of the worker's arithmetic; null: half of the cores, but 2 at least and 6 at most."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; auto measures both at start and takes the faster."""
     num_steps: int | None = Field(default=None, ge=3, le=8)
@@ -94,6 +95,11 @@ class EngineConfig(BaseModel):
     """Time a worker has to run for its failure not to count as one in a row."""
     pattern: PatternConfig = PatternConfig()
     """The pattern engine's own settings."""
+
+    @property
+    def num_threads(self) -> int:
+        """`threads`, or what suits the cores that this process may use."""
+        return self.threads or min(6, max(2, len(os.sched_getaffinity(0)) // 2))
 
     @model_validator(mode="after")
     def _check_order(self) -> EngineConfig:

@@ -55,7 +55,7 @@ class EmbeddedModel:
     def __init__(self, config: EngineConfig) -> None:
         if config.num_steps is not None and config.num_steps > NUM_STEPS:
             raise ConfigError("num_steps", config.num_steps, f"the embedded engine was trained for {NUM_STEPS} at most")
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
         files = EmbeddedFiles(config.weights_dir)
         vae, dit = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae"), files.load(DiT(EMBEDDED_DIT), "dit")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from pydantic import ValidationError
 
@@ -52,3 +54,9 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_the_right_context_is_counted_in_samples() -> None:
     assert PatternConfig(right_context_ms=80).right_context_samples == 1280
+
+
+def test_threads_are_half_of_the_cores_within_bounds_unless_set() -> None:
+    num_cores = len(os.sched_getaffinity(0))
+    assert EngineConfig().num_threads == min(6, max(2, num_cores // 2))
+    assert EngineConfig(threads=1).num_threads == 1

@@ -116,7 +116,7 @@ def run(config: EngineConfig, *, num_windows: int) -> dict[str, Any]:
     best = min(results, key=lambda result: result.window_ms["p50"])
     return {
         "engine": config.name,
-        "threads": config.threads,
+        "threads": config.num_threads,
         "machine": describe_machine(),
         "pace_ms": 1000 * WINDOW_S,
         "faster": best.precision,
