@@ -58,6 +58,7 @@ class Timeline:
         self._unwrapped = 0
         self._offset = 0
         self._earliest = 0
+        self._error = 0
         self._num_seen = 0
         self._is_running = False
         self._pending: list[tuple[int, int]] = []
@@ -92,6 +93,7 @@ class Timeline:
         self._last_lateness = lateness
         if is_first or (is_far and is_steady):
             self._move_offset(lateness)
+            self._num_seen = 0
             self._is_running = False
         elif is_far:
             self.late_samples += num_samples
@@ -141,21 +143,25 @@ class Timeline:
         return self._unwrapped
 
     def _adapt(self, lateness: int, *, is_quiet: bool) -> None:
+        """Measure the error over some packets; move the offset at the next quiet one, or now if the error is large."""
         self._earliest = min(self._earliest, lateness) if self._num_seen else lateness
         self._num_seen += 1
-        if self._num_seen < self._num_until_check:
-            return
-        error = abs(self._earliest)
-        if error <= self._tolerance_samples:
-            self._move_offset(0)
-        elif is_quiet or error > 3 * self._tolerance_samples:
-            self._move_offset(self._earliest)
+        if self._num_seen >= self._num_until_check:
+            self._error = self._earliest
+            self._begin_check()
+        size = abs(self._error)
+        if size > 3 * self._tolerance_samples or (is_quiet and size > self._tolerance_samples):
+            self._move_offset(self._error)
+            self._begin_check()
+
+    def _begin_check(self) -> None:
+        self._num_until_check = self._check_every
+        self._num_seen = 0
 
     def _move_offset(self, by_samples: int) -> None:
         self._offset += by_samples
         self._last_lateness -= by_samples
-        self._num_until_check = self._check_every if self._num_seen else self._num_until_check
-        self._num_seen = 0
+        self._error = 0
 
     def _reserve(self, start: int, num_samples: int) -> Placed | None:
         end = start + num_samples

@@ -165,3 +165,16 @@ def test_a_sender_with_another_clock_rate_stays_within_the_jitter_for_an_hour(pp
         assert placed is not None
     assert max(map(abs, errors)) <= JITTER
     assert timeline.late_samples + timeline.gap_samples < 60 * 48_000
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_a_sender_with_another_clock_rate_that_is_never_quiet_loses_only_the_difference(ppm: int) -> None:
+    timeline = make()
+    num_packets = 90_000
+    for i in range(num_packets):
+        arrival = round((i + 1) * PACKET * (1 + ppm * 1e-6))
+        timeline.advance(arrival)
+        timeline.place(i * PACKET % 2**32, PACKET, clock_position=arrival, is_quiet=False)
+        timeline.advance(arrival)
+    drift = num_packets * PACKET * abs(ppm) * 1e-6
+    assert timeline.late_samples + timeline.gap_samples + timeline.silence_samples < drift + 3 * 480
