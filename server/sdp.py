@@ -15,7 +15,10 @@ from server.errors import SignalingError, UnsupportedMedia
 __all__ = ["check_offer"]
 
 MAX_SDP_CHARS = 128 * 1024
+MAX_SDP_LINES = 1000
 MAX_CANDIDATES = 64
+# aiortc's parser goes through all codecs for every line about feedback: seconds for an offer made of nothing else.
+_MAX_LINES_OF = {"a=rtpmap:": 128, "a=rtcp-fb:": 256}
 _CODECS = {"audio": ("audio/opus",), "video": ("video/vp8", "video/h264")}
 _DIGESTS = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 _DIRECTIONS = {"audio": ("sendrecv",), "video": ("recvonly", "sendrecv")}
@@ -39,7 +42,9 @@ def check_offer(sdp: str) -> str:
         raise SignalingError(f"it is {len(sdp)} characters long, but at most {MAX_SDP_CHARS} are allowed")
     if "\x00" in sdp or not sdp.startswith("v=0"):
         raise SignalingError("it has to start with v=0")
-    text = "\r\n".join(line for line in sdp.splitlines() if _is_kept(line)) + "\r\n"
+    lines = sdp.splitlines()
+    _check_lines(lines)
+    text = "\r\n".join(line for line in lines if _is_kept(line)) + "\r\n"
     try:
         description = SessionDescription.parse(text)
     except Exception as exc:
@@ -50,6 +55,16 @@ def check_offer(sdp: str) -> str:
     for media in description.media:
         _check_media(media)
     return text
+
+
+def _check_lines(lines: list[str]) -> None:
+    """Refuse what would keep the parser, and so the event loop, busy for long."""
+    if len(lines) > MAX_SDP_LINES:
+        raise SignalingError(f"it has {len(lines)} lines, but at most {MAX_SDP_LINES} are allowed")
+    for start, limit in _MAX_LINES_OF.items():
+        num = sum(line.startswith(start) for line in lines)
+        if num > limit:
+            raise SignalingError(f"it has {num} lines {start[:-1]}, but at most {limit} are allowed")
 
 
 def _is_kept(line: str) -> bool:
