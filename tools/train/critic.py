@@ -38,16 +38,18 @@ def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Ten
     Returns:
         The losses.
     """
+    return PictureLosses(*_compare(made_BFCHW, real_BFCHW, landmarks_BFK2))
+
+
+def _compare(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The arithmetic of `compare_pictures`, in one piece for the compiler."""
     weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:]).flatten(0, 1)[:, None]
     weight = weight / weight.mean()
     made, real = made_BFCHW.flatten(0, 1), real_BFCHW.flatten(0, 1)
     made_change = made_BFCHW[:, 1:] - made_BFCHW[:, :-1]
     real_change = real_BFCHW[:, 1:] - real_BFCHW[:, :-1]
-    return PictureLosses(
-        l1=((made - real).abs() * weight).mean(),
-        edges=edge_loss(made, real, weight),
-        change=(made_change - real_change).abs().mean(),
-    )
+    l1 = ((made - real).abs() * weight).mean()
+    return l1, edge_loss(made, real, weight), (made_change - real_change).abs().mean()
 
 
 @dataclass(frozen=True, slots=True)

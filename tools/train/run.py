@@ -28,6 +28,7 @@ from tools.train.dit_stage import DitSettings, LatentPool, PolicySettings, train
 from tools.train.farm import SLOTS_PER_WORKER, ClipPool, ClipShape, Farm
 from tools.train.features import AudioBank
 from tools.train.records import load_weights, note_stage, save_weights
+from tools.train.regions import compile_regions
 from tools.train.sheets import save_clip_sheet, save_roll_out_sheet
 from tools.train.steps import Log
 from tools.train.vae_stage import VaeSettings, train_vae
@@ -151,6 +152,8 @@ def main(words: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
+    if device == "cuda" and not options.smoke:
+        compile_regions()
     torch.set_float32_matmul_precision("high")
     # For the render processes, which inherit it: one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
