@@ -24,7 +24,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "artefacts" / "e2e"
-WEIGHTS = ROOT / "pipeline" / "weights" / "embedded"
 OTHER_HOST = "another-machine.test"
 """A name of this machine that Chromium does not take for this machine: pages from there get no microphone."""
 START_LIMIT_S = 120.0
@@ -185,8 +184,8 @@ def browser_without_microphone(playwright: Playwright, chromium_path: str) -> It
 
 @pytest.fixture(scope="module")
 def engine() -> str:
-    """The embedded avatar where its weights are, else the pattern engine."""
-    return "embedded" if any(WEIGHTS.glob("*.safetensors")) else "pattern"
+    """The pattern engine: what the page does depends on no weights and on no spare cores."""
+    return "pattern"
 
 
 @pytest.fixture(scope="module")
