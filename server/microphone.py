@@ -152,6 +152,9 @@ class Microphone:
         Args:
             first_frame: Index of the first one in media time.
             num_frames: How many.
+
+        Returns:
+            True for silence that is still in the ring.
         """
         is_known = first_frame * SOUND_SAMPLES_PER_FRAME >= self.position() - _RING_S * SOUND_RATE_HZ
         return is_known and self.window_level_dbfs(first_frame, num_frames) < self._quiet_dbfs

@@ -70,6 +70,9 @@ class WarmTimes:
 
         Args:
             batches: For each batch of frames, when it was made (seconds since the window's start) and its length.
+
+        Returns:
+            The times of this window.
         """
         frames_before = 0
         start_s = 0.0
