@@ -90,7 +90,8 @@ export class Chart {
     context.font = `11px ${getComputedStyle(this.canvas).fontFamily}`;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const ms of [0, this.budgetMs / 2]) {
+    // Without bars the words for a newcomer stand where the middle line would be.
+    for (const ms of this.rows.length ? [0, this.budgetMs / 2] : [0]) {
       const y = Math.round(yOf(ms)) - 0.5;
       context.fillStyle = color("line");
       context.fillRect(MARGIN.left, y, width - MARGIN.left - MARGIN.right, 1);
