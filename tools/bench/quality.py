@@ -5,7 +5,8 @@ rendered for the occasion (tools/bench/heldout.py), or, without an EGL driver, t
 measured with tools/bench/landmarks. Each person says all clips in one stream.
 
 Beside the figures of the avatar stand those of the ceiling: the renderer, with a mouth that follows the labels exactly
-and the same head motion, seen through the same measures. A figure means what it means in comparison with that.
+and the same head motion, seen through the same measures; and those of its frames after the video autoencoder, which
+are what the transformer could reach at best. A figure means what it means in comparison with these.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from rich.table import Table
 
 from pipeline.config import EngineConfig
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VAE_TEMPORAL_STRIDE
-from pipeline.models.embedded import NUM_STEPS
+from pipeline.models.embedded import EMBEDDED_VAE, NUM_STEPS
+from pipeline.models.embedded_vae import EmbeddedVAE
+from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import AvatarModel, load_model
 from tools.bench import heldout, measures
 from tools.bench.landmarks import FaceTracker, aligned_face, mouth_shape
 from tools.bench.movies import recorded
 from tools.bench.run import default_portraits, describe_machine, generate
-from tools.bench.vae import measure_vae
+from tools.bench.vae import measure_vae, round_trips
 from tools.train.head.renderer import Renderer
 from tools.train.speech.librivox import HeldOutClip, load_librivox
 from tools.train.speech.visemes import VISEMES, jaw_opening, rounding
@@ -103,7 +106,7 @@ class Take:
 
 
 def make_script(clips: list[HeldOutClip]) -> Script:
-    """Put clips in a row: silence, then each clip and a pause, then a longer rest.
+    """Put clips in a row: silence, then each clip and a pause, then a longer rest that ends with a block.
 
     Args:
         clips: Labelled speech.
@@ -130,7 +133,8 @@ def make_script(clips: list[HeldOutClip]) -> Script:
         loudness.append(clip.loudness)
         is_speech.append(np.ones(len(clip.visemes), bool))
         closures += [(at + first, at + last) for first, last in clip.closures]
-        at += len(clip.visemes) + rest(PAUSE_FRAMES if clip is not clips[-1] else REST_FRAMES)
+        at += len(clip.visemes)
+        at += rest(PAUSE_FRAMES if clip is not clips[-1] else REST_FRAMES + -(at + REST_FRAMES) % FRAMES_PER_BLOCK)
     spoken, weights, level = np.concatenate(is_speech), np.concatenate(visemes), np.concatenate(loudness)
     recent = np.convolve(spoken, np.ones(SETTLE_FRAMES + 1))[: len(spoken)] > 0.5
     return Script(
@@ -310,18 +314,25 @@ def _rendered(
     config: EngineConfig, renderer: Renderer, plan: Plan, clips: list[HeldOutClip], report: Report
 ) -> dict[str, Any]:
     """Measure what needs the renderer: the ceiling of the figures, and the autoencoder."""
+    vae = EmbeddedFiles(config.weights_dir).load(EmbeddedVAE(EMBEDDED_VAE), "vae").float()
     script = make_script(clips[:CEILING_CLIPS])
-    rows, result = [], {}
+    drawn_rows: list[dict[str, Any]] = []
+    kept_rows: list[dict[str, Any]] = []
     for number in range(plan.num_ceiling_people):
         report(f"drawing person {number} with the labels' mouth")
-        drawn = heldout.draw_speaking(renderer, heldout.sample_sitter(number), script.visemes, script.loudness)
-        frames = (frame for part in drawn for frame in part.frames)
-        rows.append(lip_sync(watch(recorded(frames, script.pcm, _movie(plan, f"ceiling {number}"))), script))
-    if rows:
-        result["ceiling"] = _mean(rows)
+        sitter = heldout.sample_sitter(number)
+        clip = heldout.draw_speaking(renderer, sitter, script.visemes, script.loudness)
+        parts = [part.frames for part in clip]
+        kept = round_trips(vae, heldout.draw_portrait(renderer, sitter), parts)
+        for name, rows, made in (("ceiling", drawn_rows, iter(parts)), ("vae", kept_rows, kept)):
+            frames = (frame for part in made for frame in part)
+            rows.append(lip_sync(watch(recorded(frames, script.pcm, _movie(plan, f"{name} {number}"))), script))
+    result: dict[str, Any] = {}
+    if drawn_rows:
+        result |= {"ceiling": _mean(drawn_rows), "vae": _mean(kept_rows)}
     if plan.num_vae_people:
         report(f"encoding and decoding {plan.num_vae_people} people")
-        result["vae_psnr_db"] = measure_vae(config, renderer, clips, plan.num_vae_people)
+        result["vae_psnr_db"] = measure_vae(vae, renderer, clips, plan.num_vae_people)
     return result
 
 
@@ -375,17 +386,14 @@ def _limited(frames: Iterator[NDArray[np.uint8]], num_frames: int) -> Iterator[N
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print a report as a table."""
-    ceiling = report.get("ceiling")
+    references = {name: report[name] for name in ("vae", "ceiling") if name in report}
     table = Table(title=f"held-out speech, {report['faces']}")
     table.add_column("figure")
     table.add_column("mean", justify="right")
-    if ceiling is not None:
-        table.add_column("ceiling", justify="right")
-    for name in report["people"]:
+    for name in (*references, *report["people"]):
         table.add_column(name, justify="right")
     for figure, mean in report["mean"].items():
-        cells = [mean, *([] if ceiling is None else [ceiling[figure]])]
-        cells += [row[figure] for row in report["people"].values()]
+        cells = [mean, *(row[figure] for row in (*references.values(), *report["people"].values()))]
         table.add_row(figure, *(f"{value:.3f}" for value in cells))
     console.print(table)
     for figure, value in report["identity"].items():

@@ -5,24 +5,21 @@ The people say held-out speech with the head motion of a stream, so the figures 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import EngineConfig
-from pipeline.models.embedded import EMBEDDED_VAE
 from pipeline.models.embedded_vae import EmbeddedVAE
-from pipeline.weights.embedded_files import EmbeddedFiles
 from tools.bench.heldout import draw_portrait, draw_speaking, sample_sitter
 from tools.bench.measures import psnr_db
 from tools.train.head.mesh import LANDMARK_NAMES
 from tools.train.head.renderer import Renderer
 from tools.train.speech.librivox import HeldOutClip
 
-__all__ = ["detail_mask", "measure_vae", "round_trip"]
+__all__ = ["detail_mask", "measure_vae", "round_trip", "round_trips"]
 
 NUM_FRAMES = 48
 # Half sizes of the boxes, relative to the distance of the eyes.
@@ -53,25 +50,20 @@ def detail_mask(landmarks: NDArray[np.float32], height_px: int, width_px: int) -
     return mask
 
 
-@torch.no_grad()
 def measure_vae(
-    config: EngineConfig, renderer: Renderer, clips: Sequence[HeldOutClip], num_people: int
+    vae: EmbeddedVAE, renderer: Renderer, clips: Sequence[HeldOutClip], num_people: int
 ) -> dict[str, float]:
     """Encode and decode rendered people that training has not seen.
 
     Args:
-        config: Of the engine, for the folder of the weights.
+        vae: In float32.
         renderer: Draws, in the size of the embedded avatar.
         clips: What they say: each person the first two seconds of another clip.
         num_people: How many.
 
     Returns:
         Mean PSNR in dB: "full" and "mouth_and_eyes".
-
-    Raises:
-        WeightsError: The weights are missing or damaged.
     """
-    vae = EmbeddedFiles(config.weights_dir).load(EmbeddedVAE(EMBEDDED_VAE), "vae").float()
     full, detail = [], []
     for number in range(num_people):
         sitter, speech = sample_sitter(number), clips[number % len(clips)]
@@ -83,7 +75,6 @@ def measure_vae(
     return {"full": float(np.mean(full)), "mouth_and_eyes": float(np.mean(detail))}
 
 
-@torch.no_grad()
 def round_trip(vae: EmbeddedVAE, portrait: NDArray[np.uint8], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Encode and decode a clip.
 
@@ -95,11 +86,32 @@ def round_trip(vae: EmbeddedVAE, portrait: NDArray[np.uint8], frames: NDArray[np
     Returns:
         The decoded frames, (T, H, W, 3).
     """
+    return next(round_trips(vae, portrait, [frames]))
 
-    def tensor(pictures: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    latents = vae.encode(tensor(frames)[None])
-    decoded = vae.decode(latents.transpose(1, 2), vae.portrait_features(tensor(portrait[None])), vae.new_state())[0]
-    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.asarray(pixels.permute(0, 2, 3, 1).numpy(), np.uint8)
+def round_trips(
+    vae: EmbeddedVAE, portrait: NDArray[np.uint8], parts: Iterable[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Encode and decode the parts of one stream.
+
+    Args:
+        vae: In float32.
+        portrait: Of the person, (H, W, 3).
+        parts: Frames, a multiple of 4 each, (T, H, W, 3).
+
+    Yields:
+        The decoded frames of each part.
+    """
+    with torch.no_grad():
+        features, state = vae.portrait_features(_tensor(portrait[None])), vae.new_state()
+    for frames in parts:
+        with torch.no_grad():
+            latents = vae.encode(_tensor(frames)[None])
+            decoded = vae.decode(latents.transpose(1, 2), features, state)[0]
+        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        yield np.asarray(pixels.permute(0, 2, 3, 1).numpy(), np.uint8)
+
+
+def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """Bring pictures into the network's form: (T, H, W, 3) to (T, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1

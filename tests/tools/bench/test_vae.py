@@ -8,7 +8,7 @@ import torch
 
 from pipeline.models.embedded import EMBEDDED_VAE
 from pipeline.models.embedded_vae import EmbeddedVAE
-from tools.bench.vae import detail_mask, round_trip
+from tools.bench.vae import detail_mask, round_trip, round_trips
 
 pytestmark = pytest.mark.unit
 
@@ -42,3 +42,12 @@ def test_a_round_trip_keeps_size_and_number_and_every_part_counts() -> None:
     np.testing.assert_array_equal(one, round_trip(vae, frames[0], frames))
     assert (one != round_trip(vae, frames[1], frames)).any()
     assert (one != round_trip(vae, frames[0], 255 - frames)).any()
+
+
+def test_a_stream_in_parts_is_the_stream_in_one_piece() -> None:
+    torch.manual_seed(0)
+    vae = EmbeddedVAE(EMBEDDED_VAE).eval()
+    frames = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
+    whole = round_trip(vae, frames[0], frames).astype(int)
+    parts = np.concatenate(list(round_trips(vae, frames[0], [frames[:4], frames[4:]])))
+    assert np.abs(whole - parts).max() <= 1
