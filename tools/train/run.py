@@ -79,7 +79,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         if not (options.work / name).is_file():
             parser.error(f"{options.work / name} is missing")
     if options.smoke:
-        options.clips, options.first_clips, options.held_out, options.renderers = 3, 3, 1, 1
+        options.clips, options.first_clips, options.held_out, options.renderers = 2, 2, 1, 1
     return options
 
 

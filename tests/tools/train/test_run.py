@@ -31,7 +31,8 @@ STAGES = ["vae", "dit", "policy", "decoder"]
 
 def train(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.train.run", "--work", str(work), "--slots", str(work / "slots"), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    # Threads that spin while they wait take minutes from each other where the machine is busy.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=380)
 
 
