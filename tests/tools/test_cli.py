@@ -126,14 +126,21 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path, image: Path) -> None:
     arguments = ["--image", image, "--audio", tmp_path / "a.wav", "-o", tmp_path / "out" / "o.mp4"]
     slow = ["--engine", "pattern", "--set", "engine.pattern.compute_ms=400"]
     command = [sys.executable, "-m", "tools.cli", "render", *arguments, *slow]
+    # A shell starts background jobs deaf to the interrupt key, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    deadline_s = time.monotonic() + 30
-    while not list((tmp_path / "out").iterdir()):
-        assert time.monotonic() < deadline_s
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    signal.signal(signal.SIGINT, before)
+    try:
+        deadline_s = time.monotonic() + 30
+        while not list((tmp_path / "out").iterdir()):
+            assert time.monotonic() < deadline_s
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert stderr.strip().endswith("visavis: interrupted")
     assert list((tmp_path / "out").iterdir()) == []
