@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 FACE = Path(__file__).parents[1] / "data" / "face.png"
-MAX_WINDOW_MS = 400.0
-"""An engine that needs more of the 480 ms leaves nothing for encoding and the browser on the same cores."""
 SECONDS = 16
 QUIET, LOUD = 0.005, 0.02
 """Levels (RMS, full scale 1) below which there is silence, and above which there is speech."""
@@ -76,9 +73,7 @@ def engine() -> str:
 @pytest.fixture
 def visitor(visit: Visit, server: Server) -> Visitor:
     """A page with a head that holds still; skips where the engine itself measured that this machine is too slow."""
-    warm_ms = json.loads(server.get("api/info") or b"")["engine"]["warm_window_ms"]
-    if warm_ms > MAX_WINDOW_MS:
-        pytest.skip(f"a window takes {warm_ms:.0f} ms on this machine, more than {MAX_WINDOW_MS:.0f}: no live picture")
+    server.skip_where_too_slow()
     visitor = visit()
     visitor.page.fill("#liveliness", "0")
     return visitor

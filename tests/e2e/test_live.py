@@ -34,6 +34,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def report(server: Any, speech_path: Path) -> Report:
     """A minute of speech."""
+    server.skip_where_too_slow()
     return asyncio.run(measure(server.url, read_sound(speech_path), SECONDS))
 
 
