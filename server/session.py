@@ -10,10 +10,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pipeline.api import FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
+from pipeline.api import EngineInfo, FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
 from pipeline.errors import AvatarError, WorkerError
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, WINDOW_SAMPLES
 from server.clock import Clock
@@ -185,10 +186,12 @@ class Session:
 
     async def interrupt(self) -> None:
         """Drop what is under way: sound not yet played and frames not yet shown."""
-        epoch = 0
-        if self._stream is not None:
+        stream, epoch = self._stream, 0
+        if stream is not None:
             try:
-                epoch = await self._stream.interrupt()
+                told = await stream.interrupt()
+                # Another stream may have taken over meanwhile: it counts from 0.
+                epoch = told if self._stream is stream else 0
             except WorkerError as exc:
                 # The stream is over, and with it everything that was under way in the engine.
                 self._log.debug("nothing to interrupt: %s", exc)
@@ -380,20 +383,38 @@ class Session:
         """Wait for the engine and open a new stream, as often as it takes."""
         while True:
             self._engine_changed.clear()
-            if self._engine.info is None:
+            info = self._engine.info
+            if info is None:
                 await self._engine_changed.wait()
                 continue
             try:
-                if self._portrait is not None:
-                    self._portrait = await self._load_portrait(self._portrait.id)
+                await self._fit_portrait(info)
+                request = self._request()
                 async with asyncio.timeout(self._config.open_timeout_s):
-                    stream = await self._engine.open(self._request())
+                    stream = await self._engine.open(request)
             except (AvatarError, TimeoutError) as exc:
                 self._log.warning("the engine opened no stream: %s", exc or "it took too long")
                 await self._clock.wait_until_s(self._engine_changed, self._clock.now_s() + _REOPEN_DELAY_S)
                 continue
             self._begin_stream(stream)
+            await self._catch_up(stream, request)
             return stream
+
+    async def _fit_portrait(self, info: EngineInfo) -> None:
+        """Cut the portrait again where the engine came back with another frame size; an upload may be gone by now."""
+        portrait = self._portrait
+        if portrait is None or portrait.rgb.shape[:2] == (info.height_px, info.width_px):
+            return
+        cut = await self._load_portrait(portrait.id)
+        if self._portrait is portrait:
+            self._portrait = cut
+
+    async def _catch_up(self, stream: Stream, request: StreamRequest) -> None:
+        """Tell a new stream what the viewer changed while it was being opened."""
+        if self._portrait is not None and self._portrait.rgb is not request.portrait:
+            await self._tell(stream.set_portrait(self._portrait.rgb))
+        if self._params != request.params:
+            await self._tell(stream.update(self._params))
 
     def _begin_stream(self, stream: Stream) -> None:
         """Sample 0 of the new stream is the next frame edge of media time."""
@@ -431,18 +452,20 @@ class Session:
         self.video.stop()
         self.audio.stop()
         stream, self._stream = self._stream, None
-        for close in (peer.aclose, None if stream is None else stream.aclose):
-            if close is None:
-                continue
-            try:
-                async with asyncio.timeout(self._config.close_timeout_s):
-                    await close()
-            except (AvatarError, TimeoutError, ConnectionError) as exc:
-                self._log.warning("could not close in order: %s", exc or "it took too long")
-        if self._control is not None:
-            self._control.close()
+        # Whatever one step raises, the others are taken; then `Sessions` logs it.
+        async with AsyncExitStack() as steps:
+            if self._control is not None:
+                steps.callback(self._control.close)
+            steps.push_async_callback(self._close_in_time, peer.aclose)
+            if stream is not None:
+                steps.push_async_callback(self._close_in_time, stream.aclose)
 
-    # Small things.
+    async def _close_in_time(self, close: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(self._config.close_timeout_s):
+                await close()
+        except (AvatarError, TimeoutError, ConnectionError) as exc:
+            self._log.warning("could not close in order: %s", exc or "it took too long")
 
     def _request(self) -> StreamRequest:
         portrait = None if self._portrait is None else self._portrait.rgb

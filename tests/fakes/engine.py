@@ -29,6 +29,12 @@ INFO = EngineInfo(
 RIGHT_CONTEXT_SAMPLES = 1280
 
 
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class FakeStream:
     """Every pixel of frame `i` is `i % 200`, so that a test can tell frames apart."""
@@ -43,6 +49,7 @@ class FakeStream:
     is_closed: bool = False
     failure: WorkerError | None = None
     windows_made: int = 0
+    interrupt_gate: asyncio.Event = field(default_factory=_open_gate)
 
     def __post_init__(self) -> None:
         self._batches: asyncio.Queue[FrameBatch | None] = asyncio.Queue()
@@ -58,6 +65,7 @@ class FakeStream:
     async def interrupt(self) -> int:
         self._check()
         self.epoch += 1
+        await self.interrupt_gate.wait()
         return self.epoch
 
     async def update(self, params: StreamParams) -> None:
@@ -130,6 +138,7 @@ class FakeEngine:
         self.num_restarts = 0
         self.streams: list[FakeStream] = []
         self.refusals: list[WorkerError] = []
+        self.open_gate = _open_gate()
 
     @property
     def info(self) -> EngineInfo | None:
@@ -160,6 +169,7 @@ class FakeEngine:
             raise WorkerError(f"the engine is {self.state}")
         if self.num_open >= self._info.max_streams:
             raise StreamLimitReached(self._info.max_streams)
+        await self.open_gate.wait()
         stream = FakeStream(request, self._clock, skipped_windows=self._skipped_windows)
         self.streams.append(stream)
         return stream

@@ -13,6 +13,7 @@ from pipeline.api import StreamParams
 from pipeline.errors import WorkerError
 from server.config import SessionConfig
 from server.control import Params
+from server.errors import NotFound
 from server.lifecycle import State
 from server.metrics import Metrics
 from server.microphone import PACKET_SAMPLES
@@ -37,6 +38,7 @@ class FakePeer:
     num_packets: int = 0
     is_alive: bool = True
     num_closes: int = 0
+    close_error: Exception | None = None
 
     async def num_received(self) -> int:
         if self.is_alive:
@@ -46,6 +48,8 @@ class FakePeer:
     async def aclose(self) -> None:
         self.num_closes += 1
         self.closed.set()
+        if self.close_error is not None:
+            raise self.close_error
 
 
 @dataclass
@@ -83,6 +87,8 @@ class Room:
         self.num_packets_said = 0
 
         async def load_portrait(name: str) -> PortraitCut:
+            if name == "gone":
+                raise NotFound("portrait", name)
             return portrait(name)
 
         self.session = Session(
@@ -370,3 +376,57 @@ async def test_a_session_without_a_control_channel_lives_too() -> None:
         await r.speak(2.0)
         assert r.session.state is State.LIVE
         r.session.attach_control(r.control)
+
+
+async def test_what_is_changed_while_a_new_stream_is_being_opened_reaches_it() -> None:
+    async with room() as r:
+        await r.speak(1.0)
+        r.engine.open_gate.clear()
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        await r.clock.advance(1.0)
+        await r.session.set_portrait(portrait("bea"))
+        await r.session.update(Params(liveliness=0.25))
+        r.engine.open_gate.set()
+        await r.clock.advance(1.0)
+        assert len(r.engine.streams[1].portraits) == 1
+        assert r.engine.streams[1].params == [StreamParams(liveliness=0.25)]
+        assert r.control.of("state")[-1]["portrait"] == "bea"
+
+
+async def test_a_restart_needs_no_upload_that_is_gone_by_now() -> None:
+    async with room() as r:
+        await r.session.set_portrait(portrait("gone"))
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        await r.clock.advance(3.0)
+        assert len(r.engine.streams) == 2
+        assert r.control.of("state")[-1]["portrait"] == "gone"
+
+
+async def test_an_interrupt_that_outlives_its_stream_does_not_silence_the_next_one() -> None:
+    async with room() as r:
+        await r.speak(1.0)
+        await r.session.interrupt()
+        r.engine.streams[0].interrupt_gate.clear()
+        late = asyncio.create_task(r.session.interrupt())
+        await r.clock.advance(0.1)
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        await r.clock.advance(1.0)
+        r.engine.streams[0].interrupt_gate.set()
+        await late
+        await r.speak(3.0)
+        assert r.session.state is State.LIVE
+
+
+async def test_a_connection_that_fails_to_close_does_not_keep_the_place_in_the_engine() -> None:
+    clock = VirtualClock()
+    r = Room(config=SessionConfig(connect_timeout_s=0.05), engine=FakeEngine(clock), clock=clock)
+    r.peer.close_error = RuntimeError("not in this state")
+    await r.session.open()
+    r.session.attach_control(r.control)
+    with pytest.raises(RuntimeError, match="not in this state"):
+        await asyncio.wait_for(r.session.run(r.peer), 5)
+    assert r.engine.num_open == 0
+    assert r.control.is_closed
