@@ -93,6 +93,7 @@ class WindowAssembler:
         """A new epoch begins with the next pushed sample; windows that were not handed out are dropped."""
         self._is_fresh = True
         self.next_window = max(self.next_window, self._end // WINDOW_SAMPLES)
+        self._forget_arrivals()
 
     def oldest_complete_s(self) -> float:
         """When the next window was complete; there has to be one."""
@@ -119,6 +120,9 @@ class WindowAssembler:
         """
         assert num_windows <= self.num_complete, (num_windows, self.num_complete)
         self.next_window += num_windows
+        self._forget_arrivals()
+
+    def _forget_arrivals(self) -> None:
         while len(self._arrivals) > 1 and self._arrivals[0][0] < self.next_window * WINDOW_SAMPLES:
             self._arrivals.popleft()
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -132,6 +134,20 @@ def test_an_interrupt_followed_by_a_jump_makes_no_windows_of_the_jump() -> None:
     push(windows, 50 * WINDOW_SAMPLES, WINDOW_SAMPLES + CONTEXT)
     assert windows.num_complete == 1
     assert windows.take().index == 50
+
+
+def test_interrupts_without_end_that_let_no_window_complete_need_no_memory() -> None:
+    windows = assembler()
+    tracemalloc.start()
+    try:
+        for index in range(20_000):
+            push(windows, 320 * index, 320)
+            windows.interrupt()
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert windows.num_complete == 0
+    assert held_bytes < 100_000
 
 
 def test_an_interrupt_before_the_end_leaves_nothing_to_do() -> None:
