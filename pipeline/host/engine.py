@@ -144,8 +144,8 @@ class WorkerEngine:
             WorkerError: The worker is not ready or died, or the model refused.
         """
         live = self._live
-        if live is None:
-            raise WorkerError(f"the engine is {self._state}")
+        if live is None or self._is_closed:
+            raise WorkerError(f"the engine is {'closed' if self._is_closed else self._state}")
         _check_request(request, live.info)
         if not live.free_places:
             raise StreamLimitReached(self._config.max_streams)

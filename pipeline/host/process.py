@@ -247,8 +247,15 @@ async def spawn_worker(config: EngineConfig, *, rank: int) -> WorkerProcess:
         WorkerError: The system refused.
     """
     name = f"visavis-w{rank}"
-    ours, theirs = socket.socketpair()
-    ring_fd = make_ring_file(f"{name}-frames")
+    try:
+        ring_fd = make_ring_file(f"{name}-frames")
+    except OSError as exc:
+        raise WorkerError(f"worker {rank} cannot be started: {exc}") from exc
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as exc:
+        os.close(ring_fd)
+        raise WorkerError(f"worker {rank} cannot be started: {exc}") from exc
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pipeline.worker", "--name", name),

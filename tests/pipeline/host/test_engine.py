@@ -315,6 +315,17 @@ async def test_closing_the_engine_ends_its_streams() -> None:
     await engine.aclose()
 
 
+async def test_an_engine_that_is_closing_opens_no_stream() -> None:
+    async with run_engine() as engine:
+        await engine.wait_ready()
+        closing = asyncio.create_task(engine.aclose())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(WorkerError, match="the engine is closed"):
+            await engine.open(LIVE)
+        await closing
+
+
 async def test_a_crash_ends_the_streams_and_a_new_worker_takes_over() -> None:
     async with run_engine(pattern={"fault": "crash", "fault_window": 2}) as engine:
         await engine.wait_ready()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 from pipeline.config import EngineConfig
 from pipeline.errors import WorkerCrashed, WorkerError, WorkerStalled
 from pipeline.host import messages as m
-from pipeline.host.process import WorkerProcess
+from pipeline.host.process import WorkerProcess, spawn_worker
 from pipeline.host.ring import make_ring_file
 
 pytestmark = pytest.mark.contract
@@ -122,3 +123,13 @@ async def test_reaping_leaves_neither_process_nor_ring() -> None:
         os.kill(pid, 0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(ring_fd)
+
+
+async def test_a_server_that_is_out_of_files_cannot_start_a_worker_and_says_so() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(WorkerError, match="cannot be started: .*Too many open files"):
+            await spawn_worker(CONFIG, rank=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
