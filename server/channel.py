@@ -88,6 +88,8 @@ class ControlChannel:
     async def _read(self) -> None:
         while True:
             message = await self._socket.receive()
+            # Many messages come in one piece: between two of them everybody else has a turn.
+            await asyncio.sleep(0)
             if message["type"] == "websocket.disconnect":
                 return
             command_id: int | str | None = None
