@@ -1,5 +1,6 @@
 """Every endpoint of client/PROTOCOL.md, as a thin layer over sessions and portraits."""
 
+import asyncio
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,8 @@ CLOSE_NOT_FOUND = 4004
 """Close code of a control channel whose session does not exist."""
 CLOSE_FORBIDDEN = 4003
 """Close code of a control channel that a page of another origin tried to open."""
+UPLOADS_AT_ONCE = 4
+"""Uploads that are read and decoded at the same time; others wait, and their senders with them."""
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
@@ -59,6 +62,8 @@ class Routes:
         self._config = config
         self._metrics = metrics
         self._sample = sample
+        self._version = version("visavis")
+        self._upload_places = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     def router(self) -> APIRouter:
         """All endpoints by path."""
@@ -102,7 +107,7 @@ class Routes:
         ]
         return JSONResponse(
             {
-                "version": version("visavis"),
+                "version": self._version,
                 "engine": engine,
                 "sessions": {"active": self._sessions.num_active, "max": self._config.max_sessions},
                 "window_ms": round(WINDOW_S * 1000.0),
@@ -121,13 +126,14 @@ class Routes:
         """Take an image file."""
         require_type(request, IMAGE_TYPES)
         size = self._sessions.require_frame_size()
-        data = await read_body(
-            request,
-            what="portrait",
-            limit_bytes=self._config.max_portrait_bytes,
-            timeout_s=self._config.body_timeout_s,
-        )
-        portrait = await self._portraits.upload(data, size)
+        async with self._upload_places:
+            data = await read_body(
+                request,
+                what="portrait",
+                limit_bytes=self._config.max_portrait_bytes,
+                timeout_s=self._config.body_timeout_s,
+            )
+            portrait = await self._portraits.upload(data, size)
         return JSONResponse(portrait.detail, status_code=201)
 
     async def portrait_png(self, request: Request, portrait_id: str) -> Response:

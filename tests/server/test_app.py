@@ -17,6 +17,7 @@ from PIL import Image
 from server.app import create_app
 from server.clock import MonotonicClock
 from server.config import IceServer, ServerConfig
+from server.routes import UPLOADS_AT_ONCE
 from tests.fakes.engine import FakeEngine
 
 pytestmark = pytest.mark.contract
@@ -229,6 +230,27 @@ async def test_a_portrait_is_uploaded_and_its_crop_moved(assets: Path) -> None:
         assert moved.json()["crop"] == crop
         assert moved.json()["url"] != detail["url"]
         assert (await s.client.get(moved.json()["url"])).status_code == 200
+
+
+async def test_only_so_many_uploads_are_taken_in_at_once_and_the_others_wait(assets: Path) -> None:
+    num_read, may_go_on = 0, asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal num_read
+        num_read += 1
+        await may_go_on.wait()
+        yield png(100, 100)
+
+    async with served(assets) as s:
+        headers = {"Content-Type": "image/png"}
+        uploads = [
+            asyncio.create_task(s.client.post("/api/portraits", content=body(), headers=headers)) for _ in range(7)
+        ]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert num_read == UPLOADS_AT_ONCE
+        may_go_on.set()
+        assert [(await upload).status_code for upload in uploads] == [201] * 7
 
 
 async def test_the_sample_is_served_where_there_is_one(assets: Path) -> None:
