@@ -321,8 +321,9 @@ async def test_an_engine_that_is_closing_opens_no_stream() -> None:
         closing = asyncio.create_task(engine.aclose())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        opening = engine.open(LIVE)
         with pytest.raises(WorkerError, match="the engine is closed"):
-            await engine.open(LIVE)
+            opening.send(None)  # Refused before it waits for anything.
         await closing
 
 
