@@ -30,6 +30,8 @@ START_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
 MAX_WINDOW_MS = 400.0
 """An engine that needs more of the 480 ms leaves nothing for encoding and the browser on the same cores."""
+MAX_LATE_SHARE = 0.05
+"""A face of which more is held or resting cannot be asked to follow the sound."""
 SPEECH = (
     "Good afternoon. Peter Piper picked a peck of pickled peppers, and you may watch the lips close on every "
     "one of them. Who knew that a portrait could speak so soon?"
@@ -108,6 +110,17 @@ class Server:
         warm_ms = json.loads(self.get("api/info") or b"")["engine"]["warm_window_ms"]
         if warm_ms > MAX_WINDOW_MS:
             pytest.skip(f"a window takes {warm_ms:.0f} ms on this machine, more than {MAX_WINDOW_MS:.0f}: not live")
+
+    def skip_where_it_was_late(self) -> None:
+        """Skip, with the figure, where the engine could not keep its pace beside this browser on these cores."""
+        lines = (self.get("metrics") or b"").decode().splitlines()
+        kinds = {
+            kind: sum(float(line.split()[-1]) for line in lines if line.startswith(f'frames_sent_total{{kind="{kind}"'))
+            for kind in ("fresh", "held", "rest")
+        }
+        late = (kinds["held"] + kinds["rest"]) / max(1.0, sum(kinds.values()))
+        if late > MAX_LATE_SHARE:
+            pytest.skip(f"{late:.0%} of the frames came too late beside a browser on these cores: not live")
 
     def _wait(self, is_done: Callable[[], bool], limit_s: float, what: str) -> None:
         deadline_s = time.monotonic() + limit_s
