@@ -46,7 +46,7 @@ unit contract numerics e2e: .venv/.installed-dev
 	@touch $@
 
 .venv/.installed-dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,large,train]'
 	@touch $@ .venv/.installed
 
 clean:
