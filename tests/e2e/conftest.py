@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+
+from pipeline.geometry import FPS
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "artefacts" / "e2e"
@@ -32,6 +35,30 @@ MAX_WINDOW_MS = 400.0
 """An engine that needs more of the 480 ms leaves nothing for encoding and the browser on the same cores."""
 MAX_LATE_SHARE = 0.05
 """A face of which more is held or resting cannot be asked to follow the sound."""
+SOUND_AND_PICTURE = """async ({seconds, size, part}) => {
+  const video = document.querySelector("#video");
+  const audio = new AudioContext();
+  const analyser = audio.createAnalyser();
+  analyser.fftSize = 1024;
+  audio.createMediaStreamSource(video.srcObject).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  const canvas = new OffscreenCanvas(...size);
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  const rows = [];
+  const end = performance.now() + 1000 * seconds;
+  while (performance.now() < end) {
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    analyser.getFloatTimeDomainData(samples);
+    context.drawImage(video, 0, 0, ...size);
+    rows.push({
+      time: performance.now(),
+      level: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),
+      pixels: Array.from(context.getImageData(...part).data).filter((_, index) => index % 4 === 1),
+    });
+  }
+  await audio.close();
+  return rows;
+}"""
 SPEECH = (
     "Good afternoon. Peter Piper picked a peck of pickled peppers, and you may watch the lips close on every "
     "one of them. Who knew that a portrait could speak so soon?"
@@ -259,6 +286,30 @@ class Visitor:
                     return message
             self.page.wait_for_timeout(50)
         pytest.fail(f"no such message within {limit_s:.0f} s; the last ones: {self.received[-3:]}")
+
+    def sound_and_picture(
+        self, *, seconds: int, size: tuple[int, int], part: tuple[int, int, int, int] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What is heard and seen at the same moments, 25 a second.
+
+        Args:
+            seconds: For how long.
+            size: Width and height to which the picture is scaled.
+            part: Left, top, width and height of the part of it that is kept; all when None.
+
+        Returns:
+            Levels (RMS, full scale 1), (num,), and the green of the pixels of the part, (num, num_pixels).
+        """
+        part = part or (0, 0, *size)
+        rows: list[dict[str, Any]] = self.page.evaluate(
+            SOUND_AND_PICTURE, {"seconds": seconds, "size": size, "part": part}
+        )
+        times_s = np.array([row["time"] for row in rows]) / 1000
+        # The picture of the moment nearest to each point of the grid: a mean of two would look like motion.
+        grid_s = np.arange(times_s[0], times_s[-1], 1 / FPS)
+        nearest = np.abs(grid_s[:, None] - times_s).argmin(axis=1)
+        levels = np.array([row["level"] for row in rows])[nearest]
+        return levels, np.array([row["pixels"] for row in rows], np.float64)[nearest]
 
     def notice(self) -> str:
         """The words on the stage."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.face import find_face
-from pipeline.geometry import FPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,30 +29,8 @@ QUIET, LOUD = 0.005, 0.02
 FILTER_FRAMES = 12
 """Frames around a moment that have to be silent for the mouth to be at rest."""
 
-MOUTH_AND_SOUND = """async (seconds) => {
-  const video = document.querySelector("#video");
-  const audio = new AudioContext();
-  const analyser = audio.createAnalyser();
-  analyser.fftSize = 1024;
-  audio.createMediaStreamSource(video.srcObject).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  const canvas = new OffscreenCanvas(64, 96);
-  const context = canvas.getContext("2d", {willReadFrequently: true});
-  const rows = [];
-  const end = performance.now() + 1000 * seconds;
-  while (performance.now() < end) {
-    await new Promise((resolve) => setTimeout(resolve, 40));
-    analyser.getFloatTimeDomainData(samples);
-    context.drawImage(video, 0, 0, 64, 96);
-    rows.push({
-      time: performance.now(),
-      level: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),
-      mouth: Array.from(context.getImageData(20, 57, 24, 19).data).filter((_, index) => index % 4 === 1),
-    });
-  }
-  await audio.close();
-  return rows;
-}"""
+SIZE, MOUTH = (64, 96), (20, 57, 24, 19)
+"""The size at which the picture is looked at, and the part of it around the mouth: left, top, width, height."""
 
 STILL = """async () => {
   const video = document.querySelector("#video");
@@ -84,17 +61,6 @@ def still(visitor: Visitor) -> Image.Image:
     return Image.open(io.BytesIO(bytes(visitor.page.evaluate(STILL)))).convert("RGB")
 
 
-def mouth_and_sound(visitor: Visitor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is heard and seen at the same moments, 25 a second: levels (num,), pixels around the mouth (num, 456)."""
-    rows: list[dict[str, Any]] = visitor.page.evaluate(MOUTH_AND_SOUND, SECONDS)
-    times_s = np.array([row["time"] for row in rows]) / 1000
-    # The picture of the moment nearest to each point of the grid: a mean of two would look like motion.
-    grid_s = np.arange(times_s[0], times_s[-1], 1 / FPS)
-    nearest = np.abs(grid_s[:, None] - times_s).argmin(axis=1)
-    levels = np.array([row["level"] for row in rows])[nearest]
-    return levels, np.array([row["mouth"] for row in rows], np.float64)[nearest]
-
-
 def silent_moments(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Moments with silence all around them."""
     loudest = np.lib.stride_tricks.sliding_window_view(
@@ -119,7 +85,7 @@ def test_a_face_appears_and_says_what_is_said_and_rests_in_silence(visitor: Visi
     visitor.start()
     found = {}
     for _ in range(3):
-        levels, mouth = mouth_and_sound(visitor)
+        levels, mouth = visitor.sound_and_picture(seconds=SECONDS, size=SIZE, part=MOUTH)
         silent = silent_moments(levels)
         assert silent.sum() >= 10, "the pauses of speech are missing"
         assert (levels > LOUD).sum() >= 100, "hardly any speech arrived"

@@ -28,32 +28,8 @@ PICTURE = """() => {
   return {width: videoWidth, height: videoHeight, time: currentTime, paused, muted, frames: quality.totalVideoFrames};
 }"""
 
-SOUND_AND_PICTURE = """async (seconds) => {
-  const video = document.querySelector("#video");
-  const audio = new AudioContext();
-  const analyser = audio.createAnalyser();
-  analyser.fftSize = 1024;
-  audio.createMediaStreamSource(video.srcObject).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  const canvas = new OffscreenCanvas(32, 48);
-  const context = canvas.getContext("2d", {willReadFrequently: true});
-  const rows = [];
-  const end = performance.now() + 1000 * seconds;
-  while (performance.now() < end) {
-    await new Promise((resolve) => setTimeout(resolve, 40));
-    analyser.getFloatTimeDomainData(samples);
-    context.drawImage(video, 0, 0, 32, 48);
-    rows.push({
-      time: performance.now(),
-      level: Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length),
-      pixels: Array.from(context.getImageData(0, 0, 32, 48).data).filter((_, index) => index % 4 === 1),
-    });
-  }
-  await audio.close();
-  return rows;
-}"""
-
-
+SIZE = (32, 48)
+"""The size at which the picture is looked at."""
 FACE = Path(__file__).parents[1] / "data" / "face.png"
 
 
@@ -100,7 +76,7 @@ def test_the_avatar_is_heard_and_its_picture_follows_the_sound(visit: Visit) -> 
     visitor.page.fill("#liveliness", "0")  # The head holds still: what moves is the mouth.
     visitor.start()
     for _ in range(3):
-        levels, pixels = sound_and_picture(visitor, seconds=14)
+        levels, pixels = visitor.sound_and_picture(seconds=14, size=SIZE)
         assert np.quantile(levels, 0.9) > 0.01, "hardly any sound arrived"
         assert np.quantile(levels, 0.05) < 0.3 * np.quantile(levels, 0.9), "the pauses of speech are missing"
         likeness = {lag: likeness_at(lag, np.sqrt(levels), pixels) for lag in range(-12, 13)}
@@ -110,16 +86,6 @@ def test_the_avatar_is_heard_and_its_picture_follows_the_sound(visit: Visit) -> 
             break
     visitor.shoot("live")
     assert abs(best) <= 2, f"the picture is {best} frames behind the sound: {likeness}"
-
-
-def sound_and_picture(visitor: Visitor, *, seconds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is heard and seen at the same moments, 25 a second: levels (num,), green of 32x48 pixels (num, 1536)."""
-    rows = visitor.page.evaluate(SOUND_AND_PICTURE, seconds)
-    times_s = np.array([row["time"] for row in rows]) / 1000
-    grid_s = np.arange(times_s[0], times_s[-1], 0.04)
-    levels = np.interp(grid_s, times_s, [row["level"] for row in rows])
-    pixels = np.array([row["pixels"] for row in rows], np.float64)
-    return levels, np.stack([np.interp(grid_s, times_s, column) for column in pixels.T], axis=1)
 
 
 def likeness_at(lag: int, levels: NDArray[np.float64], pixels: NDArray[np.float64]) -> float:
@@ -222,7 +188,7 @@ def test_the_sample_voice_needs_no_microphone(visit: Visit) -> None:
     visitor.page.click("#other")
     visitor.wait_for_picture()
     assert "sample" in visitor.page.inner_text("#status-title")
-    levels, _ = sound_and_picture(visitor, seconds=4)
+    levels, _ = visitor.sound_and_picture(seconds=4, size=SIZE)
     assert levels.max() > 0.01
     num_states = sum(message["type"] == "state" for message in visitor.received)
     visitor.page.click("#other")
