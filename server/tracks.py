@@ -5,10 +5,11 @@ default executor.
 """
 
 import asyncio
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import av
 import numpy as np
@@ -24,6 +25,7 @@ from server.sound import SOUND_RATE_HZ
 __all__ = ["AudioTrack", "HandOff", "SteadyBitrate", "VideoTrack", "install_encoder"]
 
 T = TypeVar("T")
+F = TypeVar("F", av.VideoFrame, av.AudioFrame)
 
 VIDEO_CLOCK_HZ = 90_000
 PICTURES_WAITING = 2
@@ -72,8 +74,45 @@ class HandOff(Generic[T]):
         self._has_items.set()
 
 
-class VideoTrack(MediaStreamTrack):
-    """Sends pictures with the time stamp of their media time.
+class _PacedTrack(MediaStreamTrack, Generic[F]):
+    """Waits for what the pacing releases and sends it with the time stamp of its media time.
+
+    Args:
+        capacity: How many items can wait for the encoder.
+        rate_hz: Units of the time stamps per second.
+        on_drop: Called when the encoder was too slow for an item.
+    """
+
+    def __init__(self, capacity: int, rate_hz: int, on_drop: Callable[[], None]) -> None:
+        super().__init__()
+        self._items: HandOff[tuple[int, NDArray[Any]]] = HandOff(capacity, on_drop)
+        self._rate_hz = rate_hz
+        self.sent_s: float | None = None
+        """Media time of what the sender took last."""
+
+    async def recv(self) -> F:
+        """Wait for the next item; raises MediaStreamError once the track is stopped."""
+        item = await self._items.get()
+        if item is None:
+            raise MediaStreamError
+        pts, data = item
+        self.sent_s = pts / self._rate_hz
+        frame = self._frame(np.ascontiguousarray(data))
+        frame.pts = pts
+        frame.time_base = Fraction(1, self._rate_hz)
+        return frame
+
+    def stop(self) -> None:
+        """End the track; a second call does nothing."""
+        super().stop()
+        self._items.close()
+
+    @abstractmethod
+    def _frame(self, data: NDArray[Any]) -> F: ...
+
+
+class VideoTrack(_PacedTrack[av.VideoFrame]):
+    """Sends pictures.
 
     Args:
         on_drop: Called when the encoder was too slow for a picture.
@@ -82,10 +121,7 @@ class VideoTrack(MediaStreamTrack):
     kind = "video"
 
     def __init__(self, on_drop: Callable[[], None]) -> None:
-        super().__init__()
-        self._pictures: HandOff[tuple[int, NDArray[np.uint8]]] = HandOff(PICTURES_WAITING, on_drop)
-        self.sent_s: float | None = None
-        """Media time of the picture that the sender took last."""
+        super().__init__(PICTURES_WAITING, VIDEO_CLOCK_HZ, on_drop)
 
     def put(self, frame: int, picture: NDArray[np.uint8]) -> None:
         """Hand over a picture.
@@ -94,28 +130,14 @@ class VideoTrack(MediaStreamTrack):
             frame: Its index in media time.
             picture: I420, (height_px * 3 // 2, width_px); not changed afterwards.
         """
-        self._pictures.put((frame, picture))
+        self._items.put((frame * (VIDEO_CLOCK_HZ // FPS), picture))
 
-    async def recv(self) -> av.VideoFrame:
-        """Wait for the next picture; raises MediaStreamError once the track is stopped."""
-        item = await self._pictures.get()
-        if item is None:
-            raise MediaStreamError
-        frame, picture = item
-        self.sent_s = frame / FPS
-        out = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="yuv420p")
-        out.pts = frame * (VIDEO_CLOCK_HZ // FPS)
-        out.time_base = Fraction(1, VIDEO_CLOCK_HZ)
-        return out
-
-    def stop(self) -> None:
-        """End the track; a second call does nothing."""
-        super().stop()
-        self._pictures.close()
+    def _frame(self, data: NDArray[Any]) -> av.VideoFrame:
+        return av.VideoFrame.from_ndarray(data, format="yuv420p")
 
 
-class AudioTrack(MediaStreamTrack):
-    """Sends sound with the time stamp of its media time.
+class AudioTrack(_PacedTrack[av.AudioFrame]):
+    """Sends sound.
 
     Args:
         on_drop: Called when the encoder was too slow for a packet.
@@ -124,10 +146,7 @@ class AudioTrack(MediaStreamTrack):
     kind = "audio"
 
     def __init__(self, on_drop: Callable[[], None]) -> None:
-        super().__init__()
-        self._packets: HandOff[tuple[int, NDArray[np.int16]]] = HandOff(PACKETS_WAITING, on_drop)
-        self.sent_s: float | None = None
-        """Media time of the packet that the sender took last."""
+        super().__init__(PACKETS_WAITING, SOUND_RATE_HZ, on_drop)
 
     def put(self, position: int, samples: NDArray[np.int16]) -> None:
         """Hand over 20 ms of sound.
@@ -136,25 +155,12 @@ class AudioTrack(MediaStreamTrack):
             position: Media position of its first sample.
             samples: 48 kHz, (960, 2).
         """
-        self._packets.put((position, samples))
+        self._items.put((position, samples))
 
-    async def recv(self) -> av.AudioFrame:
-        """Wait for the next packet; raises MediaStreamError once the track is stopped."""
-        item = await self._packets.get()
-        if item is None:
-            raise MediaStreamError
-        position, samples = item
-        self.sent_s = position / SOUND_RATE_HZ
-        out = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format="s16", layout="stereo")
-        out.sample_rate = SOUND_RATE_HZ
-        out.pts = position
-        out.time_base = Fraction(1, SOUND_RATE_HZ)
-        return out
-
-    def stop(self) -> None:
-        """End the track; a second call does nothing."""
-        super().stop()
-        self._packets.close()
+    def _frame(self, data: NDArray[Any]) -> av.AudioFrame:
+        frame = av.AudioFrame.from_ndarray(data.reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate = SOUND_RATE_HZ
+        return frame
 
 
 class SteadyBitrate:
