@@ -1,4 +1,7 @@
-"""The embedded avatar's configuration: the published architecture at a size that two CPU cores run live."""
+"""The embedded avatar: the published architecture at a size that two CPU cores run live, and what is fixed about it.
+
+Sizes of the networks travel with their weights (`pipeline.weights.embedded_files`).
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,38 @@ from torch import Tensor
 
 from pipeline.geometry import VAE_TEMPORAL_STRIDE, VideoGeometry
 from pipeline.models.dit_config import DiTConfig
-from pipeline.models.embedded_vae import SPATIAL_STRIDE, EmbeddedVAEConfig
+from pipeline.models.embedded_vae import SPATIAL_STRIDE
 
-__all__ = ["EMBEDDED_DIT", "EMBEDDED_GEOMETRY", "EMBEDDED_VAE", "MOTION_SCALE", "NUM_STEPS", "motion_signal"]
+__all__ = ["MOTION_SCALE", "MOTION_SIGNAL_DIM", "NUM_STEPS", "embedded_geometry", "motion_signal"]
 
 NUM_STEPS = 4
-LATENT_CHANNELS = 8
 MOTION_SCALE = (8.0, 15.0, 20.0, 1.0, 4.0, 6.0, 2.0)
-"""Brings the motion planner's channels (`pipeline.motion.MOTION_CHANNELS`) to about unit size for the network."""
+"""Brings the motion planner's channels (`pipeline.motion.MOTION_CHANNELS`) to about unit size for the networks."""
+MOTION_SIGNAL_DIM = VAE_TEMPORAL_STRIDE * len(MOTION_SCALE)
 
-EMBEDDED_VAE = EmbeddedVAEConfig(
-    latent_channels=LATENT_CHANNELS,
-    encoder_widths=(64, 128, 256),
-    decoder_widths=(192, 96, 48, 16),
-    portrait_widths=(32, 64, 96),
-)
 
-EMBEDDED_DIT = DiTConfig(
-    latent_channels=LATENT_CHANNELS,
-    patch=2,
-    dim=256,
-    ffn_dim=1024,
-    gelu="none",
-    num_layers=8,
-    num_heads=4,
-    freq_dim=256,
-    text_dim=None,
-    text_len=0,
-    audio_dim=160,
-    num_audio_layers=1,
-    num_audio_tokens=4,
-    audio_inject_layers=(0, 2, 4, 6),
-    motion_signal_dim=4 * len(MOTION_SCALE),
-    has_pose_encoder=False,
-    has_motion_packer=False,
-    latent_frames_per_block=3,
-    ring_latent_frames=9,
-    reference_position=30,
-    reference_distance=30,
-)
+def embedded_geometry(config: DiTConfig, *, height_px: int, width_px: int) -> VideoGeometry:
+    """Work out the sizes of latents and tokens for a picture size.
 
-EMBEDDED_GEOMETRY = VideoGeometry(
-    height_px=384, width_px=256, vae_spatial_stride=SPATIAL_STRIDE, latent_channels=LATENT_CHANNELS, patch=2
-)
+    Args:
+        config: Of the transformer.
+        height_px: Of the frames.
+        width_px: Of the frames.
+
+    Returns:
+        The geometry.
+    """
+    return VideoGeometry(
+        height_px=height_px,
+        width_px=width_px,
+        vae_spatial_stride=SPATIAL_STRIDE,
+        latent_channels=config.latent_channels,
+        patch=config.patch,
+    )
 
 
 def motion_signal(motion_BFM: Tensor) -> Tensor:
-    """Bring planned motion into the network's form.
+    """Bring planned motion into the networks' form.
 
     Args:
         motion_BFM: (B, F, 7) in the planner's units, F a multiple of 4.

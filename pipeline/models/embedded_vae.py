@@ -1,12 +1,14 @@
-"""The embedded avatar's video VAE: 16x in space, 4x in time, 8 channels, and a decoder that borrows from the portrait.
+"""The embedded avatar's video VAE: 16x in space, 4x in time, and a decoder that borrows from the portrait and the plan.
 
 Four frames make one latent frame; the encoder sees those four frames alone. The decoder is causal: a latent frame is
-decoded from itself, what came before it (`DecoderState`, one feature map per temporal convolution) and the portrait,
-whose own pixels it warps and completes. That is where the sharpness comes from at this size: skin, hair and
-background are moved, only what the portrait does not show (open mouth, closed eyes, uncovered background) is drawn.
+decoded from itself, what came before it (`DecoderState`, one feature map per temporal convolution), the planned motion
+of its four frames, and the portrait, whose own pixels it warps and completes. That is where the sharpness comes from at
+this size: skin, hair and background are moved, only what the portrait does not show (open mouth, closed eyes, uncovered
+background) is drawn. The plan tells each frame's pose, blink and gaze exactly, so heads turn smoothly within a latent
+frame, and latents are free for what only they can tell: the mouth.
 
 Shape suffixes: B batch, T latent frames, F video frames (4T), C channels, H and W pixels, h and w latent rows and
-columns.
+columns, M numbers of the motion signal per latent frame.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class EmbeddedVAEConfig:
     """Sizes of the network; every width is a number of channels."""
 
     latent_channels: int
+    motion_signal_dim: int
+    """Numbers per latent frame that describe pose, blink, gaze and brow."""
     encoder_widths: tuple[int, int, int]
     """At 1/4, 1/8 and 1/16 of the picture."""
     decoder_widths: tuple[int, int, int, int]
@@ -182,6 +186,47 @@ class Pyramid(nn.Module):
         return a, b, self.level16(self.down16(F.pixel_unshuffle(b, 2)))
 
 
+class MotionInput(nn.Module):
+    """What the motion signal adds to the decoder's maps: a number per channel and time step, at three scales.
+
+    Args:
+        signal_dim: Numbers of the signal per latent frame.
+        widths: Channels at 1/16, 1/8 and 1/4 of the picture, where a latent frame has 1, 2 and 4 time steps.
+    """
+
+    HIDDEN = 96
+
+    def __init__(self, signal_dim: int, widths: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.widths = widths
+        self.expand = nn.Linear(signal_dim, self.HIDDEN)
+        self.mix = nn.Linear(self.HIDDEN, self.HIDDEN)
+        heads = [nn.Linear(self.HIDDEN, width << level) for level, width in enumerate(widths)]
+        for head in heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, signal_BTM: Tensor) -> list[Tensor]:
+        """Compute the three additions.
+
+        Args:
+            signal_BTM: Motion signal, in the decoder's dtype.
+
+        Returns:
+            (B, T, C16, 1, 1), (B, 2T, C8, 1, 1) and (B, 4T, C4, 1, 1).
+        """
+        hidden = _act(self.mix(_act(self.expand(signal_BTM))))
+        pairs = zip(self.heads, self.widths, strict=True)
+        return [head(hidden).unflatten(-1, (-1, width, 1, 1)).flatten(1, 2) for head, width in pairs]
+
+
+def _unify_subpixels(conv: nn.Conv2d) -> None:
+    """Start an enlargement by pixel_shuffle without a pattern: the four pixels of a square get the same weights."""
+    weight = conv.weight.data.unflatten(0, (-1, 4))
+    weight.copy_(weight[:, :1].expand_as(weight))
+
+
 def _warp(source_BCHW: Tensor, shift_BFHW2: Tensor) -> Tensor:
     """Sample each batch item's source F times at the identity grid plus a shift (in half widths and heights, x first).
 
@@ -225,6 +270,7 @@ class Decoder(nn.Module):
         w16, w8, w4, w2 = config.decoder_widths
         p4, p8, p16 = config.portrait_widths
         self.portrait = Pyramid(3, config.portrait_widths)
+        self.motion = MotionInput(config.motion_signal_dim, (w16, w8, w4))
         self.stem = nn.Conv2d(config.latent_channels + p16, w16, 3, padding=1)
         self.blocks16 = nn.ModuleList([TemporalBlock(w16), TemporalBlock(w16)])
         self.up8 = nn.Conv2d(w16, w8 * 8, 1)
@@ -240,17 +286,20 @@ class Decoder(nn.Module):
         self.join2 = nn.Conv2d(w2 + 12, w2, 3, padding=1)
         self.refine2 = ResidualBlock(w2, normed=False)
         self.out = nn.Conv2d(w2, 16, 3, padding=1)
+        for enlargement in (self.up8, self.up4, self.up2, self.out):
+            _unify_subpixels(enlargement)
         for shift in (self.coarse_shift, self.fine_shift):
             nn.init.zeros_(shift.weight)
             nn.init.zeros_(shift.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, latents_BTCHW: Tensor, portrait: PortraitFeatures, state: DecoderState
+        self, latents_BTCHW: Tensor, motion_BTM: Tensor, portrait: PortraitFeatures, state: DecoderState
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode the next latent frames of a stream.
 
         Args:
             latents_BTCHW: Latent frames, (B, T, C, h, w).
+            motion_BTM: Motion signal, in the same dtype.
             portrait: Of the same batch.
             state: Updated in place.
 
@@ -268,15 +317,16 @@ class Decoder(nn.Module):
             return x
 
         x = torch.cat([latents_BTCHW, portrait.sixteenth_BCHW[:, None].expand(-1, steps, -1, -1, -1)], 2)
-        x = temporal(self.stem(x.flatten(0, 1)).unflatten(0, (batch, steps)), self.blocks16)
-        x = self._double(x, self.up8) + self.join8(portrait.eighth_BCHW)[:, None]
+        motion16, motion8, motion4 = self.motion(motion_BTM)
+        x = temporal(self.stem(x.flatten(0, 1)).unflatten(0, (batch, steps)) + motion16, self.blocks16)
+        x = self._double(x, self.up8) + self.join8(portrait.eighth_BCHW)[:, None] + motion8
         x = temporal(x, self.blocks8)
         coarse = self._double_shift(self.coarse_shift(x.flatten(0, 1)), batch)
 
         shift4 = _enlarge(coarse, 2)
         near = _warp(portrait.quarter_BCHW, shift4).to(x.dtype)
         x = _conv_parts(self.join4, self._double(x, self.up4).flatten(0, 1), near.flatten(0, 1))
-        x = x.unflatten(0, (batch, 4 * steps))
+        x = x.unflatten(0, (batch, 4 * steps)) + motion4
         x = self.refine4(temporal(x, self.blocks4).flatten(0, 1))
         fine = MAX_FINE_SHIFT * torch.tanh(0.1 * self.fine_shift(x).float())
         shift4 = shift4 + fine.permute(0, 2, 3, 1).unflatten(0, (batch, 4 * steps))
@@ -365,11 +415,14 @@ class EmbeddedVAE(nn.Module):
         """Make the state of a stream that has not begun."""
         return DecoderState([None] * Decoder.NUM_TEMPORAL_BLOCKS)
 
-    def decode(self, latents_BCTHW: Tensor, portrait: PortraitFeatures, state: DecoderState) -> Tensor:
+    def decode(
+        self, latents_BCTHW: Tensor, motion_BTM: Tensor, portrait: PortraitFeatures, state: DecoderState
+    ) -> Tensor:
         """Decode the next latent frames of a stream; any number at a time gives the same frames.
 
         Args:
             latents_BCTHW: Latents as the DiT makes them, (B, C, T, h, w).
+            motion_BTM: The motion signal that the DiT was given.
             portrait: Features of the stream's portrait.
             state: The stream's state, updated in place.
 
@@ -377,5 +430,6 @@ class EmbeddedVAE(nn.Module):
             Frames in about [-1, 1], float32, (B, 4T, 3, H, W).
         """
         dtype = self.decoder.stem.weight.dtype
-        frames: Tensor = self.decoder(latents_BCTHW.transpose(1, 2).to(dtype), portrait, state)[0]
+        latents_BTCHW = latents_BCTHW.transpose(1, 2).to(dtype)
+        frames: Tensor = self.decoder(latents_BTCHW, motion_BTM.to(dtype), portrait, state)[0]
         return frames

@@ -1,13 +1,15 @@
 """The embedded avatar's files: found, checked against their manifest, and loaded.
 
-A folder holds `manifest.json` (format, the audio front end's sizes, and the SHA-256 of every file) and one
-safetensors file per network, stored in float16 and computed with in float32 or bfloat16.
+A folder holds `manifest.json` (format, and the SHA-256 of every file) and one safetensors file per network, with the
+network's sizes in its header; stored in float16, computed with in float32 or bfloat16.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +19,11 @@ from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.models.audio_frontend import AudioFrontend
+from pipeline.models.dit import DiT
+from pipeline.models.dit_config import DiTConfig
+from pipeline.models.embedded_vae import EmbeddedVAE, EmbeddedVAEConfig
 
-__all__ = ["DEFAULT_FOLDER", "EmbeddedFiles", "write_manifest"]
+__all__ = ["DEFAULT_FOLDER", "EmbeddedFiles", "load_network", "write_manifest"]
 
 DEFAULT_FOLDER = Path(__file__).parent / "embedded"
 FORMAT = 1
@@ -51,39 +56,35 @@ class EmbeddedFiles:
             raise WeightsError(str(path), "it names no files under sha256")
         self._digests: dict[str, Any] = manifest["sha256"]
 
-    def load(self, network: Network, name: str) -> Network:
-        """Load a network's weights, in evaluation mode and without gradients.
-
-        Args:
-            network: A network of the right sizes; changed in place.
-            name: One of `NETWORKS`.
-
-        Returns:
-            The network.
+    def load_vae(self) -> EmbeddedVAE:
+        """Load the video VAE, ready for use.
 
         Raises:
-            WeightsError: The file is missing, was changed, or does not fit the network.
+            WeightsError: The file is missing, was changed, or does not fit the sizes in its header.
         """
-        path = self.folder / f"{name}.safetensors"
-        try:
-            state = {k: v.float() if v.is_floating_point() else v for k, v in load(self._read(path)).items()}
-            network.load_state_dict(state)
-        except (SafetensorError, RuntimeError) as exc:
-            raise WeightsError(str(path), f"does not fit the network ({exc})") from exc
-        return network.eval().requires_grad_(False)
+        return self._load("vae", lambda sizes: EmbeddedVAE(EmbeddedVAEConfig(**sizes)))
+
+    def load_dit(self) -> DiT:
+        """Load the transformer, ready for use.
+
+        Raises:
+            WeightsError: As in `load_vae`.
+        """
+        return self._load("dit", lambda sizes: DiT(DiTConfig(**sizes)))
 
     def load_frontend(self) -> AudioFrontend:
-        """Load the audio front end, whose sizes are in its own header.
-
-        Returns:
-            The network, ready for use.
+        """Load the audio front end, ready for use.
 
         Raises:
-            WeightsError: As in `load`.
+            WeightsError: As in `load_vae`.
         """
         path = self.folder / "frontend.safetensors"
         self._read(path)
         return AudioFrontend.load(path)
+
+    def _load(self, name: str, build: Callable[[dict[str, Any]], Network]) -> Network:
+        path = self.folder / f"{name}.safetensors"
+        return load_network(path, self._read(path), build)
 
     def _read(self, path: Path) -> bytes:
         """Read a file that the manifest names."""
@@ -94,6 +95,31 @@ class EmbeddedFiles:
         if hashlib.sha256(data).hexdigest() != self._digests.get(path.name):
             raise WeightsError(str(path), "damaged: its SHA-256 is not the one in manifest.json")
         return data
+
+
+def load_network(path: Path, data: bytes, build: Callable[[dict[str, Any]], Network]) -> Network:
+    """Make a network of the sizes in a weight file's header, and load the weights.
+
+    Args:
+        path: The file, for messages.
+        data: Its content: safetensors whose metadata holds the sizes as JSON under `config`.
+        build: Makes the network from its sizes.
+
+    Returns:
+        The network, float32, in evaluation mode and without gradients.
+
+    Raises:
+        WeightsError: The content is no such file, or the weights do not fit the sizes.
+    """
+    try:
+        (header_bytes,) = struct.unpack_from("<Q", data)
+        sizes = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
+        network = build({name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+        state = {k: v.float() if v.is_floating_point() else v for k, v in load(data).items()}
+        network.load_state_dict(state)
+    except (SafetensorError, RuntimeError, struct.error, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise WeightsError(str(path), f"does not fit the network ({exc})") from exc
+    return network.eval().requires_grad_(False)
 
 
 def write_manifest(folder: Path) -> None:

@@ -20,9 +20,7 @@ from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
 from pipeline.geometry import SAMPLES_PER_FRAME, WINDOW_S, WINDOW_SAMPLES
 from pipeline.models.colour import to_i420
-from pipeline.models.dit import DiT
-from pipeline.models.embedded import EMBEDDED_DIT, EMBEDDED_GEOMETRY, EMBEDDED_VAE, NUM_STEPS, motion_signal
-from pipeline.models.embedded_vae import EmbeddedVAE
+from pipeline.models.embedded import NUM_STEPS, embedded_geometry, motion_signal
 from pipeline.models.sampler import Noise, sample_block
 from pipeline.motion import MotionPlanner
 from pipeline.schedule import make_schedule
@@ -60,7 +58,7 @@ class EmbeddedModel:
         torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
         files = EmbeddedFiles(config.weights_dir)
-        vae, dit = files.load(EmbeddedVAE(EMBEDDED_VAE), "vae"), files.load(DiT(EMBEDDED_DIT), "dit")
+        vae, dit = files.load_vae(), files.load_dit()
         vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._exact = vae, dit
         self.vae, self.dit = self._exact
@@ -70,8 +68,8 @@ class EmbeddedModel:
         self._notes: tuple[str, ...] = (NOTE_DOMAIN,)
 
     name = "embedded"
-    height_px = EMBEDDED_GEOMETRY.height_px
-    width_px = EMBEDDED_GEOMETRY.width_px
+    height_px = 384
+    width_px = 256
     accepts_prompt = False
     accepts_portrait = True
 
@@ -186,7 +184,7 @@ class EmbeddedStream:
         self._model = model
         self._params = params
         self._schedule = make_schedule(NUM_STEPS)
-        geometry = EMBEDDED_GEOMETRY
+        geometry = embedded_geometry(model.dit.config, height_px=model.height_px, width_px=model.width_px)
         self._cache = model.dit.new_cache(
             latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=NUM_STEPS
         )
@@ -260,7 +258,10 @@ class EmbeddedStream:
         )
         self._block += 1
         for t in range(latents.shape[2]):
-            frames = self._model.vae.decode(latents[:, :, t : t + 1], self._portrait, self._decoder_state)[0]
+            here = slice(t, t + 1)
+            frames = self._model.vae.decode(latents[:, :, here], signal[:, here], self._portrait, self._decoder_state)[
+                0
+            ]
             pictures: NDArray[np.uint8] = to_i420(frames).numpy()
             if t == latents.shape[2] - 1:
                 marks.decode_done()

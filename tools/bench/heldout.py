@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pipeline.api import StreamParams
 from pipeline.motion import MotionPlanner
 from tools.train.head.person import Person, sample_person
-from tools.train.head.renderer import Clip, Renderer
+from tools.train.head.renderer import Renderer
 from tools.train.head.scene import Scene, sample_scene
 from tools.train.head.visemes import VISEMES, FaceMotion, expression_from
 
-__all__ = ["HELD_OUT_SEED", "Sitter", "draw_portrait", "draw_speaking", "open_renderer", "sample_sitter"]
+__all__ = ["HELD_OUT_SEED", "Sitter", "SpokenPart", "draw_portrait", "draw_speaking", "open_renderer", "sample_sitter"]
 
 HELD_OUT_SEED = 10_000
 CHUNK_FRAMES = 48
@@ -36,6 +36,18 @@ class Sitter:
     scene: Scene
     pose: NDArray[np.float32]
     """Yaw, pitch and roll of the head in the portrait, in radians, (3,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenPart:
+    """Some frames of a speaking person."""
+
+    frames: NDArray[np.uint8]
+    """(T, H, W, 3)."""
+    landmarks: NDArray[np.float32]
+    """(T, 8, 2), in the order of `LANDMARK_NAMES`, px."""
+    motion: NDArray[np.float32]
+    """(T, 7), the plan that the head followed."""
 
 
 def open_renderer(width_px: int, height_px: int) -> Renderer | None:
@@ -72,7 +84,7 @@ def draw_portrait(renderer: Renderer, sitter: Sitter) -> NDArray[np.uint8]:
 
 def draw_speaking(
     renderer: Renderer, sitter: Sitter, visemes: NDArray[np.float32], loudness: NDArray[np.float32]
-) -> Iterator[Clip]:
+) -> Iterator[SpokenPart]:
     """Draw a person whose mouth follows the labels, and whose head the motion planner moves as in a stream.
 
     Args:
@@ -98,4 +110,5 @@ def draw_speaking(
     pose = (sitter.pose + motion[:, :3]).astype(np.float32)
     for start in range(0, len(visemes), CHUNK_FRAMES):
         part = slice(start, start + CHUNK_FRAMES)
-        yield renderer.render(sitter.person, sitter.scene, expression[part], pose[part])
+        drawn = renderer.render(sitter.person, sitter.scene, expression[part], pose[part])
+        yield SpokenPart(frames=drawn.frames, landmarks=drawn.landmarks, motion=motion[part])

@@ -24,8 +24,7 @@ from rich.table import Table
 
 from pipeline.config import EngineConfig
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VAE_TEMPORAL_STRIDE
-from pipeline.models.embedded import EMBEDDED_VAE, NUM_STEPS
-from pipeline.models.embedded_vae import EmbeddedVAE
+from pipeline.models.embedded import NUM_STEPS
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import AvatarModel, load_model
 from tools.bench import heldout, measures
@@ -314,17 +313,16 @@ def _rendered(
     config: EngineConfig, renderer: Renderer, plan: Plan, clips: list[HeldOutClip], report: Report
 ) -> dict[str, Any]:
     """Measure what needs the renderer: the ceiling of the figures, and the autoencoder."""
-    vae = EmbeddedFiles(config.weights_dir).load(EmbeddedVAE(EMBEDDED_VAE), "vae").float()
+    vae = EmbeddedFiles(config.weights_dir).load_vae()
     script = make_script(clips[:CEILING_CLIPS])
     drawn_rows: list[dict[str, Any]] = []
     kept_rows: list[dict[str, Any]] = []
     for number in range(plan.num_ceiling_people):
         report(f"drawing person {number} with the labels' mouth")
         sitter = heldout.sample_sitter(number)
-        clip = heldout.draw_speaking(renderer, sitter, script.visemes, script.loudness)
-        parts = [part.frames for part in clip]
+        parts = list(heldout.draw_speaking(renderer, sitter, script.visemes, script.loudness))
         kept = round_trips(vae, heldout.draw_portrait(renderer, sitter), parts)
-        for name, rows, made in (("ceiling", drawn_rows, iter(parts)), ("vae", kept_rows, kept)):
+        for name, rows, made in (("ceiling", drawn_rows, (part.frames for part in parts)), ("vae", kept_rows, kept)):
             frames = (frame for part in made for frame in part)
             rows.append(lip_sync(watch(recorded(frames, script.pcm, _movie(plan, f"{name} {number}"))), script))
     result: dict[str, Any] = {}

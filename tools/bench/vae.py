@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
-from tools.bench.heldout import draw_portrait, draw_speaking, sample_sitter
+from tools.bench.heldout import SpokenPart, draw_portrait, draw_speaking, sample_sitter
 from tools.bench.measures import psnr_db
 from tools.train.head.mesh import LANDMARK_NAMES
 from tools.train.head.renderer import Renderer
@@ -68,46 +69,47 @@ def measure_vae(
     for number in range(num_people):
         sitter, speech = sample_sitter(number), clips[number % len(clips)]
         (clip,) = draw_speaking(renderer, sitter, speech.visemes[:NUM_FRAMES], speech.loudness[:NUM_FRAMES])
-        decoded = round_trip(vae, draw_portrait(renderer, sitter), clip.frames)
+        decoded = round_trip(vae, draw_portrait(renderer, sitter), clip)
         mask = detail_mask(clip.landmarks, *clip.frames.shape[1:3])
         full.append(psnr_db(decoded, clip.frames))
         detail.append(psnr_db(decoded, clip.frames, mask.astype(np.float32)))
     return {"full": float(np.mean(full)), "mouth_and_eyes": float(np.mean(detail))}
 
 
-def round_trip(vae: EmbeddedVAE, portrait: NDArray[np.uint8], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def round_trip(vae: EmbeddedVAE, portrait: NDArray[np.uint8], part: SpokenPart) -> NDArray[np.uint8]:
     """Encode and decode a clip.
 
     Args:
         vae: In float32.
         portrait: Of the person, (H, W, 3).
-        frames: A multiple of 4, (T, H, W, 3).
+        part: Its frames, a multiple of 4.
 
     Returns:
         The decoded frames, (T, H, W, 3).
     """
-    return next(round_trips(vae, portrait, [frames]))
+    return next(round_trips(vae, portrait, [part]))
 
 
 def round_trips(
-    vae: EmbeddedVAE, portrait: NDArray[np.uint8], parts: Iterable[NDArray[np.uint8]]
+    vae: EmbeddedVAE, portrait: NDArray[np.uint8], parts: Iterable[SpokenPart]
 ) -> Iterator[NDArray[np.uint8]]:
     """Encode and decode the parts of one stream.
 
     Args:
         vae: In float32.
         portrait: Of the person, (H, W, 3).
-        parts: Frames, a multiple of 4 each, (T, H, W, 3).
+        parts: A multiple of 4 frames each.
 
     Yields:
         The decoded frames of each part.
     """
     with torch.no_grad():
         features, state = vae.portrait_features(_tensor(portrait[None])), vae.new_state()
-    for frames in parts:
+    for part in parts:
         with torch.no_grad():
-            latents = vae.encode(_tensor(frames)[None])
-            decoded = vae.decode(latents.transpose(1, 2), features, state)[0]
+            latents = vae.encode(_tensor(part.frames)[None])
+            signal = motion_signal(torch.from_numpy(part.motion)[None])
+            decoded = vae.decode(latents.transpose(1, 2), signal, features, state)[0]
         pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         yield np.asarray(pixels.permute(0, 2, 3, 1).numpy(), np.uint8)
 

@@ -9,21 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.models.audio_frontend import AudioFrontend
 from pipeline.models.dit import DiT
-from pipeline.models.embedded import EMBEDDED_DIT, EMBEDDED_VAE
-from pipeline.models.embedded_vae import EmbeddedVAE
-from pipeline.weights.embedded_files import write_manifest
-from tools.train.records import load_weights, save_weights
+from pipeline.models.dit_config import DiTConfig
+from pipeline.models.embedded_vae import EmbeddedVAE, EmbeddedVAEConfig
+from pipeline.weights.embedded_files import load_network, write_manifest
+from tools.train.records import save_weights
 
 __all__ = ["export", "main"]
 
 RECORD = "training.json"
 STAGES = {"vae", "dit", "policy"}
 """Stages without which weights are not worth exporting."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def export(work: Path, destination: Path) -> int:
@@ -39,15 +45,8 @@ def export(work: Path, destination: Path) -> int:
     Raises:
         WeightsError: Something is missing, unreadable, or does not fit the run-time networks; nothing was written.
     """
-    vae, dit = EmbeddedVAE(EMBEDDED_VAE), DiT(EMBEDDED_DIT)
-    for network, name in ((vae, "vae"), (dit, "dit")):
-        path = work / f"{name}.safetensors"
-        try:
-            found = load_weights(network, path)
-        except (RuntimeError, OSError, ValueError) as exc:
-            raise WeightsError(str(path), f"does not fit the network ({exc})") from exc
-        if not found:
-            raise WeightsError(str(path), "missing: train it first")
+    vae = _load(work / "vae.safetensors", lambda sizes: EmbeddedVAE(EmbeddedVAEConfig(**sizes)))
+    dit = _load(work / "dit.safetensors", lambda sizes: DiT(DiTConfig(**sizes)))
     frontend = AudioFrontend.load(work / "frontend.safetensors")
     _check_record(work / RECORD)
 
@@ -58,6 +57,14 @@ def export(work: Path, destination: Path) -> int:
     write_manifest(destination)
     shutil.copyfile(work / RECORD, destination / RECORD)
     return sum(path.stat().st_size for path in destination.glob("*.safetensors"))
+
+
+def _load(path: Path, build: Callable[[dict[str, Any]], Network]) -> Network:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise WeightsError(str(path), "missing: train it first") from exc
+    return load_network(path, data, build)
 
 
 def _check_record(path: Path) -> None:

@@ -13,15 +13,17 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from pipeline.models.embedded import EMBEDDED_DIT, EMBEDDED_VAE
+from pipeline.models.dit import DiT
+from pipeline.models.embedded_vae import EmbeddedVAE
+from tools.train import sizes
 
 __all__ = ["load_weights", "note_stage", "save_weights"]
 
 ROOT = Path(__file__).parents[2]
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights in float16, so that the file is whole or not there.
+def save_weights(network: EmbeddedVAE | DiT, path: Path) -> None:
+    """Write a network's weights in float16, its sizes in the header, so that the file is whole or not there.
 
     Args:
         network: The network.
@@ -30,7 +32,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     state = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in network.state_dict().items()}
     partial = path.with_suffix(".part")
     # Plain writing, so that the file gets the usual permissions: safetensors' own writer keeps others from reading.
-    partial.write_bytes(save(state))
+    partial.write_bytes(save(state, metadata={"config": json.dumps(dataclasses.asdict(network.config))}))
     os.replace(partial, path)
 
 
@@ -71,7 +73,7 @@ def note_stage(
         result: What it measured at its end.
     """
     record = json.loads(path.read_text()) if path.exists() else {"stages": []}
-    record["networks"] = {"vae": dataclasses.asdict(EMBEDDED_VAE), "dit": dataclasses.asdict(EMBEDDED_DIT)}
+    record["networks"] = {"vae": dataclasses.asdict(sizes.VAE), "dit": dataclasses.asdict(sizes.DIT)}
     rounded = {name: float(f"{value:.4g}") for name, value in result.items()}
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     record["stages"].append(

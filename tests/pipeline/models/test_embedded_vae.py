@@ -19,7 +19,11 @@ pytestmark = pytest.mark.numerics
 
 HEIGHT, WIDTH = 64, 48
 TINY = EmbeddedVAEConfig(
-    latent_channels=8, encoder_widths=(8, 12, 16), decoder_widths=(24, 16, 12, 8), portrait_widths=(6, 8, 10)
+    latent_channels=8,
+    motion_signal_dim=5,
+    encoder_widths=(8, 12, 16),
+    decoder_widths=(24, 16, 12, 8),
+    portrait_widths=(6, 8, 10),
 )
 
 
@@ -29,7 +33,7 @@ def vae() -> EmbeddedVAE:
     generator = torch.Generator().manual_seed(0)
     network = EmbeddedVAE(TINY).eval().requires_grad_(False)
     for parameter in network.parameters():
-        if parameter.ndim == 4:
+        if parameter.ndim in (2, 4):
             fan_in = parameter[0].numel()
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.7 / fan_in) ** 0.5)
     return network
@@ -37,6 +41,10 @@ def vae() -> EmbeddedVAE:
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plan(num_latent_frames: int, batch: int = 1) -> torch.Tensor:
+    return noise(batch, num_latent_frames, 5, seed=2)
 
 
 def picture(batch: int = 1, seed: int = 1) -> torch.Tensor:
@@ -47,9 +55,10 @@ def picture(batch: int = 1, seed: int = 1) -> torch.Tensor:
 def test_a_stream_gives_what_the_whole_gives(vae: EmbeddedVAE, cut: int) -> None:
     latents = noise(1, 8, 6, HEIGHT // 16, WIDTH // 16)
     portrait = vae.portrait_features(picture())
-    whole = vae.decode(latents, portrait, vae.new_state())
+    whole = vae.decode(latents, plan(6), portrait, vae.new_state())
     state = vae.new_state()
-    parts = [vae.decode(latents[:, :, t : t + cut], portrait, state) for t in range(0, 6, cut)]
+    cuts = [slice(t, t + cut) for t in range(0, 6, cut)]
+    parts = [vae.decode(latents[:, :, here], plan(6)[:, here], portrait, state) for here in cuts]
     assert whole.shape == (1, 24, 3, HEIGHT, WIDTH)
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=0)
 
@@ -59,22 +68,29 @@ def test_what_came_before_counts_and_what_comes_after_does_not(vae: EmbeddedVAE)
     changed = latents.clone()
     changed[:, :, 1] += 1
     portrait = vae.portrait_features(picture())
-    one, other = (vae.decode(z, portrait, vae.new_state()) for z in (latents, changed))
-    difference = (one - other).abs().amax((0, 2, 3, 4)).unflatten(0, (3, 4)).amax(1)
-    assert difference[0] < 1e-5
-    assert difference[1] > 1e-3
-    assert difference[2] > 1e-3
+    moved = plan(3)
+    moved[:, 1] += 1
+    one = vae.decode(latents, plan(3), portrait, vae.new_state())
+    for other in (
+        vae.decode(changed, plan(3), portrait, vae.new_state()),
+        vae.decode(latents, moved, portrait, vae.new_state()),
+    ):
+        difference = (one - other).abs().amax((0, 2, 3, 4)).unflatten(0, (3, 4)).amax(1)
+        assert difference[0] < 1e-5
+        assert difference[1] > 1e-3
+        assert difference[2] > 1e-3
 
 
 def test_streams_do_not_touch_each_other(vae: EmbeddedVAE) -> None:
     latents = noise(1, 8, 2, HEIGHT // 16, WIDTH // 16)
     portrait = vae.portrait_features(picture())
-    alone = vae.decode(latents, portrait, vae.new_state())
+    alone = vae.decode(latents, plan(2), portrait, vae.new_state())
     mine, theirs = vae.new_state(), vae.new_state()
     parts = []
     for t in range(2):
-        parts.append(vae.decode(latents[:, :, t : t + 1], portrait, mine))
-        vae.decode(latents[:, :, t : t + 1] + 3, portrait, theirs)
+        here = slice(t, t + 1)
+        parts.append(vae.decode(latents[:, :, here], plan(2)[:, here], portrait, mine))
+        vae.decode(latents[:, :, here] + 3, plan(2)[:, here], portrait, theirs)
     torch.testing.assert_close(torch.cat(parts, 1), alone, atol=2e-5, rtol=0)
 
 
@@ -108,8 +124,8 @@ def test_features_are_selected_along_the_batch(vae: EmbeddedVAE) -> None:
 
 def test_a_batch_is_decoded_item_by_item(vae: EmbeddedVAE) -> None:
     latents, image = noise(2, 8, 2, HEIGHT // 16, WIDTH // 16), picture(2)
-    together = vae.decode(latents, vae.portrait_features(image), vae.new_state())
-    single = vae.decode(latents[1:], vae.portrait_features(image[1:]), vae.new_state())
+    together = vae.decode(latents, plan(2, batch=2), vae.portrait_features(image), vae.new_state())
+    single = vae.decode(latents[1:], plan(2, batch=2)[1:], vae.portrait_features(image[1:]), vae.new_state())
     torch.testing.assert_close(together[1:], single, atol=2e-5, rtol=0)
 
 
@@ -117,7 +133,7 @@ def test_the_warp_is_bounded_whatever_the_latents_are(vae: EmbeddedVAE) -> None:
     """A ramp of columns as portrait: a warped pixel's value tells where it was taken from."""
     ramp = torch.linspace(-1, 1, WIDTH).expand(1, 3, HEIGHT, WIDTH)
     latents = 1e4 * noise(1, 8, 2, HEIGHT // 16, WIDTH // 16)
-    _, warped, _ = vae.decoder(latents.transpose(1, 2), vae.portrait_features(ramp), vae.new_state())
+    _, warped, _ = vae.decoder(latents.transpose(1, 2), plan(2), vae.portrait_features(ramp), vae.new_state())
     shift = (warped - ramp[:, None]).abs().max()
     bound = (MAX_COARSE_SHIFT + MAX_FINE_SHIFT) * WIDTH / (WIDTH - 1)
     assert 0.1 < shift <= bound + 1e-4
@@ -125,7 +141,7 @@ def test_the_warp_is_bounded_whatever_the_latents_are(vae: EmbeddedVAE) -> None:
 
 def test_frames_lie_between_the_warped_and_the_drawn_picture(vae: EmbeddedVAE) -> None:
     latents = noise(1, 2, 8, HEIGHT // 16, WIDTH // 16)
-    made, warped, drawn = vae.decoder(latents, vae.portrait_features(picture()), vae.new_state())
+    made, warped, drawn = vae.decoder(latents, plan(2), vae.portrait_features(picture()), vae.new_state())
     low, high = torch.minimum(warped, drawn), torch.maximum(warped, drawn)
     assert bool(((made >= low - 1e-5) & (made <= high + 1e-5)).all())
     assert (made - warped).abs().max() > 1e-3
@@ -136,17 +152,28 @@ def test_a_new_network_shows_the_portrait_unmoved_in_its_warped_picture() -> Non
     """The shifts start at zero, so that training begins from a still portrait."""
     network = EmbeddedVAE(TINY).eval().requires_grad_(False)
     image = picture()
-    _, warped, _ = network.decoder(noise(1, 2, 8, 4, 3), network.portrait_features(image), network.new_state())
+    latents = noise(1, 2, 8, 4, 3)
+    _, warped, _ = network.decoder(latents, plan(2), network.portrait_features(image), network.new_state())
     torch.testing.assert_close(warped, image[:, None].expand(-1, 8, -1, -1, -1), atol=1e-4, rtol=0)
+
+
+def test_enlargements_start_without_a_pattern() -> None:
+    """The four pixels that a convolution makes at a place begin equal."""
+    network = EmbeddedVAE(TINY)
+    for conv in (network.decoder.up8, network.decoder.up4, network.decoder.up2, network.decoder.out):
+        shuffled = torch.nn.functional.pixel_shuffle(
+            conv.weight.detach()[:, 0, :1, :1].flatten()[None, :, None, None], 2
+        )
+        assert bool((shuffled == shuffled[..., :1, :1]).all())
 
 
 def test_the_decoder_may_be_cast_by_itself(vae: EmbeddedVAE) -> None:
     cast = copy.deepcopy(vae)
     cast.decoder.to(torch.bfloat16)
     latents = noise(1, 8, 2, HEIGHT // 16, WIDTH // 16)
-    exact = vae.decode(latents, vae.portrait_features(picture()), vae.new_state())
+    exact = vae.decode(latents, plan(2), vae.portrait_features(picture()), vae.new_state())
     reference, features = cast.encode_portrait(picture())
-    rounded = cast.decode(latents, features, cast.new_state())
+    rounded = cast.decode(latents, plan(2), features, cast.new_state())
     assert reference.dtype == rounded.dtype == torch.float32
     error = (rounded - exact).norm() / exact.norm()
     assert 0 < error < 0.1

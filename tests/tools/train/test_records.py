@@ -7,26 +7,39 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.models.embedded_vae import EmbeddedVAE, EmbeddedVAEConfig
 from tools.train.records import load_weights, note_stage, save_weights
 
 pytestmark = pytest.mark.unit
 
+VAE = EmbeddedVAEConfig(
+    latent_channels=4,
+    motion_signal_dim=3,
+    encoder_widths=(4, 4, 4),
+    decoder_widths=(4, 4, 4, 4),
+    portrait_widths=(4, 4, 4),
+)
+
 
 def test_weights_come_back_rounded_to_float16_and_whole_numbers_exactly(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, again = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
-    network(torch.randn(8, 3))
+    network, again = EmbeddedVAE(VAE), EmbeddedVAE(VAE)
+    network.encode(torch.randn(1, 4, 3, 32, 32))
     path = tmp_path / "n.safetensors"
     save_weights(network, path)
-    assert load_file(path)["running_mean"].dtype == torch.float16
+    assert load_file(path)["latent_norm.running_mean"].dtype == torch.float16
     assert load_weights(again, path)
-    assert again.running_mean is not None
-    assert network.running_mean is not None
-    assert torch.equal(again.running_mean, network.running_mean.half().float())
-    assert int(again.num_batches_tracked or 0) == 1
+    mean, same = network.latent_norm.running_mean, again.latent_norm.running_mean
+    assert mean is not None
+    assert same is not None
+    assert torch.equal(same, mean.half().float())
+    assert int(again.latent_norm.num_batches_tracked or 0) == 1
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["config"])["latent_channels"] == VAE.latent_channels
     assert [p.name for p in tmp_path.iterdir()] == ["n.safetensors"]
     assert path.stat().st_mode & 0o444 == 0o444
 

@@ -15,10 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.models.audio_frontend import AudioFrontend, AudioFrontendConfig
-from pipeline.models.dit import DiT
-from pipeline.models.embedded import EMBEDDED_DIT, EMBEDDED_VAE
-from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.weights.embedded_files import EmbeddedFiles
+from tools.train import sizes
 from tools.train.export import export
 from tools.train.head.renderer import Renderer
 from tools.train.speech.bank import BankSource, SpeechBank
@@ -60,7 +58,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     SpeechBank({"made-up": source}).save(folder / "bank.npz")
     torch.manual_seed(0)
-    AudioFrontend(AudioFrontendConfig(dim=EMBEDDED_DIT.audio_dim)).save(folder / "frontend.safetensors")
+    AudioFrontend(AudioFrontendConfig(dim=sizes.DIT.audio_dim)).save(folder / "frontend.safetensors")
     done = train(folder, "--smoke")
     assert done.returncode == 0, done.stderr
     return folder
@@ -87,9 +85,10 @@ def test_the_record_tells_stages_settings_and_results(work: Path) -> None:
 def test_the_weights_load_where_they_are_used(work: Path, tmp_path: Path) -> None:
     export(work, tmp_path)
     files = EmbeddedFiles(tmp_path)
-    networks = [files.load(EmbeddedVAE(EMBEDDED_VAE), "vae"), files.load(DiT(EMBEDDED_DIT), "dit")]
-    assert all(bool(p.isfinite().all()) for network in networks for p in network.parameters())
-    assert files.load_frontend().config.dim == EMBEDDED_DIT.audio_dim
+    vae, dit = files.load_vae(), files.load_dit()
+    assert all(bool(p.isfinite().all()) for network in (vae, dit) for p in network.parameters())
+    assert (vae.config, dit.config) == (sizes.VAE, sizes.DIT)
+    assert files.load_frontend().config.dim == sizes.DIT.audio_dim
 
 
 def test_a_second_run_starts_from_what_the_first_one_left(work: Path) -> None:
