@@ -18,6 +18,7 @@ from server.config import ServerConfig
 from server.engine import WatchedEngine
 from server.errors import ErrorReply, reply_for
 from server.headers import SecurityHeaders
+from server.hosts import HostCheck, Hosts
 from server.metrics import Metrics
 from server.portraits import PortraitStore
 from server.routes import Routes
@@ -74,9 +75,13 @@ def create_app(
 
     # Without the generated documentation: its pages load scripts from elsewhere.
     app = FastAPI(title="visavis", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    hosts = Hosts(config.host, config.allowed_hosts)
+    app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(SecurityHeaders)
     _install_error_handlers(app, config, metrics)
-    routes = Routes(engine, sessions, portraits, config=config, metrics=metrics, sample=assets / "sample.wav")
+    routes = Routes(
+        engine, sessions, portraits, config=config, hosts=hosts, metrics=metrics, sample=assets / "sample.wav"
+    )
     app.include_router(routes.router())
     app.mount("/", StaticFiles(directory=_WEB, html=True, check_dir=False), name="page")
     return app

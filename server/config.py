@@ -4,12 +4,13 @@ This is the only module that reads the environment. Changing any of these needs 
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
@@ -90,6 +91,9 @@ class ServerConfig(_Section):
     """Address to listen on; 0.0.0.0 for all. Browsers allow the microphone on localhost and over HTTPS only."""
     port: int = Field(default=8080, ge=0, le=65535)
     """TCP port to listen on; 0 lets the system choose."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server is reached besides its addresses, localhost and the name of this machine, for
+    example those of a proxy before it; "*" takes every name."""
     max_sessions: int = Field(default=1, ge=1, le=64)
     """Viewers at once; the engine needs as many streams (engine.max_streams)."""
     ice_servers: tuple[IceServer, ...] = ()
@@ -112,6 +116,14 @@ class ServerConfig(_Section):
     """Until open connections have to end when the server stops."""
     session: SessionConfig = SessionConfig()
     """Settings of every session."""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"\*|[\w.-]+", name):
+                raise ValueError(f"{name!r} has to be a name without scheme and port, or '*'")
+        return names
 
 
 class AppConfig(_Section):

@@ -4,6 +4,7 @@ AvatarError (pipeline/errors.py)
 ├── AddressTaken
 └── SessionError
     ├── RequestError (also ValueError)
+    ├── UnknownHost (also ValueError)
     ├── NotFound
     ├── TooLarge (also ValueError)
     ├── SessionLimitReached
@@ -26,6 +27,7 @@ __all__ = [
     "SessionLimitReached",
     "SignalingError",
     "TooLarge",
+    "UnknownHost",
     "UnsupportedMedia",
     "reply_for",
 ]
@@ -67,6 +69,21 @@ class RequestError(SessionError, ValueError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class UnknownHost(SessionError, ValueError):
+    """A request was made to a name that is none of this server.
+
+    Args:
+        host: The `Host` header.
+    """
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"host {self.host[:80]!r} is no name of this server; server.allowed_hosts adds names"
 
 
 class NotFound(SessionError):
@@ -191,6 +208,7 @@ class ErrorReply:
 
 _TABLE: tuple[tuple[type[AvatarError], int, str], ...] = (
     (NotFound, 404, "not_found"),
+    (UnknownHost, 421, "unknown_host"),
     (TooLarge, 413, "too_large"),
     (UnsupportedMedia, 415, "unsupported_media"),
     (MediaError, 422, "bad_portrait"),

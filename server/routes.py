@@ -4,7 +4,6 @@ import asyncio
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
@@ -17,6 +16,7 @@ from server.config import ServerConfig
 from server.control import problem_message
 from server.engine import WatchedEngine
 from server.errors import NotFound, reply_for
+from server.hosts import Hosts
 from server.metrics import Metrics
 from server.portraits import PortraitStore
 from server.sessions import Sessions
@@ -42,6 +42,7 @@ class Routes:
         sessions: Where sessions are opened.
         portraits: Where portraits are kept.
         config: Limits.
+        hosts: Says which pages are its own.
         metrics: What /metrics shows.
         sample: The shipped speech sample; it may be missing.
     """
@@ -53,6 +54,7 @@ class Routes:
         portraits: PortraitStore,
         *,
         config: ServerConfig,
+        hosts: Hosts,
         metrics: Metrics,
         sample: Path,
     ) -> None:
@@ -60,6 +62,7 @@ class Routes:
         self._sessions = sessions
         self._portraits = portraits
         self._config = config
+        self._hosts = hosts
         self._metrics = metrics
         self._sample = sample
         self._version = version("visavis")
@@ -179,7 +182,7 @@ class Routes:
     async def control(self, socket: WebSocket, session_id: str) -> None:
         """The control channel of a session."""
         await socket.accept()
-        if not _is_same_origin(socket):
+        if not self._hosts.is_own_page(socket.headers.get("origin"), socket.headers.get("host", "")):
             await socket.close(CLOSE_FORBIDDEN)
             return
         try:
@@ -214,9 +217,3 @@ class Routes:
         return await read_json(
             request, model, limit_bytes=self._config.max_json_bytes, timeout_s=self._config.body_timeout_s
         )
-
-
-def _is_same_origin(socket: WebSocket) -> bool:
-    """Browsers say which page opens a socket, and do not stop pages of other origins; programs say nothing."""
-    origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host", "")

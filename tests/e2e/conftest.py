@@ -88,10 +88,9 @@ class Server:
     def start(self) -> None:
         """Start and wait until a session could be opened."""
         command = [sys.executable, "-m", "tools.cli", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--engine", self.engine, "--set", f"server.allowed_hosts=[{OTHER_HOST}]"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--engine", self.engine], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self._wait(lambda: self.get("readyz") is not None, START_LIMIT_S, "become ready")
 
     def stop(self, *, is_kill: bool = False) -> None:

@@ -64,7 +64,9 @@ class Served:
 class Socket:
     """The client end of a WebSocket to an ASGI application."""
 
-    def __init__(self, app: FastAPI, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, app: FastAPI, path: str, headers: list[tuple[bytes, bytes]], *, host: bytes = b"localhost"
+    ) -> None:
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._to_app.put_nowait({"type": "websocket.connect"})
@@ -73,16 +75,24 @@ class Socket:
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"host", b"test"), *headers],
+            "headers": [(b"host", host), *headers],
             "subprotocols": [],
             "scheme": "ws",
-            "server": ("test", 80),
-            "client": ("test", 1),
+            "server": ("localhost", 80),
+            "client": ("localhost", 1),
+            "extensions": {"websocket.http.response": {}},
         }
         self.task = asyncio.create_task(app(scope, self._to_app.get, self._from_app.put))
 
     async def opened(self) -> None:
         assert (await self._next())["type"] == "websocket.accept"
+
+    async def refusal(self) -> int:
+        """Status of the answer to a socket that was not taken."""
+        event = await self._next()
+        assert event["type"] == "websocket.http.response.start", event
+        await self.task
+        return int(event["status"])
 
     async def message(self, kind: str) -> dict[str, Any]:
         """The next message of a kind."""
@@ -119,7 +129,7 @@ async def served(assets: Path, **config: Any) -> AsyncIterator[Served]:
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield Served(app, engine, client)
 
@@ -427,6 +437,21 @@ async def test_a_page_of_another_origin_gets_no_control_channel(assets: Path) ->
     async with served(assets) as s:
         socket = await s.socket("/sessions/s-0/control", headers=[(b"origin", b"http://evil.example")])
         assert await socket.close_code() == 4003
+
+
+async def test_a_request_to_a_name_of_somebody_else_is_refused_and_says_how_names_are_added(assets: Path) -> None:
+    async with served(assets, allowed_hosts=("avatar.example",)) as s:
+        for path in ("/", "/api/info", "/healthz"):
+            response = await s.client.get(path, headers={"Host": "evil.example:8080"})
+            assert response.status_code == 421
+            assert response.json()["error"] == {
+                "code": "unknown_host",
+                "message": "host 'evil.example:8080' is no name of this server; server.allowed_hosts adds names",
+            }
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await s.client.get("/api/info", headers={"Host": "avatar.example"})).status_code == 200
+        socket = Socket(s.app, "/sessions/s-0/control", [], host=b"evil.example")
+        assert await socket.refusal() == 421
 
 
 async def test_stopping_the_application_ends_its_sessions(assets: Path) -> None:

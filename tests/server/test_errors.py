@@ -22,6 +22,7 @@ from server.errors import (
     SessionLimitReached,
     SignalingError,
     TooLarge,
+    UnknownHost,
     UnsupportedMedia,
     reply_for,
 )
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.unit
 
 ERRORS: list[tuple[AvatarError, int, str, str]] = [
     (NotFound("portrait", "x"), 404, "not_found", "portrait 'x' does not exist"),
+    (UnknownHost("x"), 421, "unknown_host", "host 'x' is no name of this server"),
     (TooLarge("portrait", 10), 413, "too_large", "the portrait is larger than 10 bytes"),
     (UnsupportedMedia("Content-Type", "'a'", "it has to be b"), 415, "unsupported_media", "but it has to be b"),
     (MediaError("portrait", "1x1 px", "it has to be larger"), 422, "bad_portrait", "portrait is 1x1 px"),
