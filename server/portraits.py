@@ -1,5 +1,7 @@
 """The portraits that a session can show: those that ship with the code, and uploads kept in memory.
 
+The id of an upload cannot be guessed and is told only to whoever uploaded it: who knows it may see and use the picture.
+
 State changes on the loop only; pictures are decoded, cut and encoded on an executor of their own.
 """
 
@@ -8,7 +10,7 @@ import io
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,12 +132,23 @@ class PortraitStore:
 
     @property
     def default_id(self) -> str | None:
-        """The portrait for a viewer who chose none, or None when there is none at all."""
-        return next(iter(self._portraits), None)
+        """The portrait for a viewer who chose none, or None when none ships with the code."""
+        return next((name for name, portrait in self._portraits.items() if portrait.kind == "default"), None)
 
-    def list(self) -> list[dict[str, Any]]:
-        """All portraits, the defaults first."""
-        return [portrait.entry for portrait in self._portraits.values()]
+    def list(self, upload_ids: Collection[str] = ()) -> list[dict[str, Any]]:
+        """The defaults, and then those uploads that the asker knows: an upload belongs to whoever has its id.
+
+        Args:
+            upload_ids: Ids, untrusted; those of no portrait are left out.
+
+        Returns:
+            Their entries.
+        """
+        return [
+            portrait.entry
+            for portrait in self._portraits.values()
+            if portrait.kind == "default" or portrait.id in upload_ids
+        ]
 
     def get(self, portrait_id: str) -> Portrait:
         """One portrait.
@@ -169,7 +182,7 @@ class PortraitStore:
         """
         source, crop, is_face_found = await self._off_loop(lambda: _decode(data, size))
         portrait = Portrait(
-            id=f"u-{secrets.token_hex(3)}",
+            id=f"u-{secrets.token_hex(16)}",
             name="Upload",
             kind="upload",
             source=source,

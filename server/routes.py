@@ -121,9 +121,9 @@ class Routes:
             }
         )
 
-    async def list_portraits(self) -> JSONResponse:
-        """All portraits."""
-        return JSONResponse({"portraits": self._portraits.list()})
+    async def list_portraits(self, request: Request) -> JSONResponse:
+        """The portraits that ship with the server, and the uploads that the asker names."""
+        return JSONResponse({"portraits": self._portraits.list(request.query_params.getlist("upload"))})
 
     async def upload_portrait(self, request: Request) -> JSONResponse:
         """Take an image file."""

@@ -77,9 +77,11 @@ export const getInfo = async () => (await request("/api/info", { cache: "no-stor
  * @typedef {Portrait & {image: {width_px: number, height_px: number}, crop: Crop, face_found: boolean}} Upload
  */
 
-/** @returns {Promise<Portrait[]>} */
-export const getPortraits = async () =>
-  (await (await request("/api/portraits", { cache: "no-store" })).json()).portraits;
+/** @param {string[]} uploads Ids of uploads that are wanted too. @returns {Promise<Portrait[]>} Those that the server has. */
+export async function getPortraits(uploads) {
+  const query = new URLSearchParams(uploads.map((id) => ["upload", id]));
+  return (await (await request(`/api/portraits?${query}`, { cache: "no-store" })).json()).portraits;
+}
 
 /** @param {Blob} file @returns {Promise<Upload>} */
 export const postPortrait = async (file) =>

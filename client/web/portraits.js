@@ -38,12 +38,11 @@ export class Portraits {
   }
 
   /**
-   * Brings the list up to date with the server. Uploads that a restarted server forgot are sent again; only uploads of
-   * this page are shown.
+   * Brings the list up to date with the server. An upload that a restarted server forgot is sent again if it is chosen.
    * @throws {import("./api.js").ApiError}
    */
   async refresh() {
-    const served = await getPortraits();
+    const served = await getPortraits([...this.own.keys()]);
     const known = new Set(served.map((portrait) => portrait.id));
     for (const [id, chosen] of [...this.own]) {
       if (known.has(id)) continue;

@@ -235,6 +235,8 @@ async def test_a_portrait_is_uploaded_and_its_crop_moved(assets: Path) -> None:
         uploaded = await s.client.post("/api/portraits", content=png(300, 400), headers={"Content-Type": "image/png"})
         assert uploaded.status_code == 201
         detail = uploaded.json()
+        assert detail["id"] not in (await s.client.get("/api/portraits")).text
+        assert detail["id"] in (await s.client.get("/api/portraits", params={"upload": ["u-0", detail["id"]]})).text
         crop = {"x_px": 10, "y_px": 20, "width_px": 200, "height_px": 200}
         moved = await s.client.put(f"/api/portraits/{detail['id']}/crop", json=crop)
         assert moved.json()["crop"] == crop

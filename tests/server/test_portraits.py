@@ -95,9 +95,19 @@ async def test_an_upload_says_how_it_is_cut(store: PortraitStore) -> None:
 async def test_the_oldest_upload_goes_and_the_defaults_stay(store: PortraitStore, folder: Path) -> None:
     await store.load_defaults(folder)
     ids = [(await store.upload(image(100, 100), SIZE)).id for _ in range(3)]
-    assert [entry["id"] for entry in store.list()] == ["ada", "bo", *ids[1:]]
+    assert [entry["id"] for entry in store.list(ids)] == ["ada", "bo", *ids[1:]]
     with pytest.raises(NotFound):
         store.get(ids[0])
+
+
+async def test_an_upload_is_shown_to_nobody_who_does_not_know_its_id(store: PortraitStore, folder: Path) -> None:
+    first, second = await store.upload(image(100, 100), SIZE), await store.upload(image(100, 100), SIZE)
+    assert store.default_id is None
+    await store.load_defaults(folder)
+    assert [entry["id"] for entry in store.list()] == ["ada", "bo"]
+    assert {entry["id"] for entry in store.list([second.id, "nobody"])} == {"ada", "bo", second.id}
+    assert store.default_id == "ada"
+    assert len(first.id) >= 32
 
 
 async def test_a_crop_outside_the_image_is_refused_and_changes_nothing(store: PortraitStore) -> None:
@@ -116,4 +126,3 @@ async def test_the_crop_of_a_default_cannot_be_moved(store: PortraitStore, folde
 async def test_a_text_is_no_portrait(store: PortraitStore) -> None:
     with pytest.raises(MediaError):
         await store.upload(b"hello", SIZE)
-    assert store.list() == []
