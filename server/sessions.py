@@ -186,7 +186,7 @@ class Sessions:
         info = self._require_info()
         chosen = portrait_id or self._portraits.default_id
         session = Session(
-            session_id=f"s-{secrets.token_hex(3)}",
+            session_id=f"s-{secrets.token_hex(16)}",
             engine=self._engine,
             config=self._config.session,
             clock=self._clock,

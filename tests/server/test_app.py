@@ -338,6 +338,7 @@ async def test_an_offer_opens_a_session_that_can_be_deleted(assets: Path) -> Non
         answer = (await s.client.post("/offer", json=offer_of(peer, portrait="ada", seed=3))).json()
         assert answer["type"] == "answer"
         assert answer["playout_delay_ms"] == 760
+        assert len(answer["session"]) >= 32, "who knows the id may end the session, so nobody may guess it"
         assert "a=candidate" in answer["sdp"]
         await peer.setRemoteDescription(RTCSessionDescription(sdp=answer["sdp"], type="answer"))
         assert s.engine.streams[0].request.seed == 3
