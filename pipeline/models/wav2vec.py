@@ -1,0 +1,217 @@
+"""The speech network of the large engine, wav2vec2-large-xlsr-53-english: sound -> all of its hidden states.
+
+The published folder holds a network for recognition, of which the part below the letters is kept. The layers are those
+of the transformers library, called one after the other: which states its own forward pass collects, and whether the
+last one is normalised, has changed between its versions.
+
+Shape letters: B batch (of 1), N samples, C channels, T states, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import remove_parametrizations
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from pipeline.audio.context import STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES
+from pipeline.errors import WeightsError
+
+__all__ = ["PUBLISHED_FOLDER", "Wav2Vec", "published_config"]
+
+PUBLISHED_FOLDER = "wav2vec2-large-xlsr-53-english"
+"""Name of the network's folder in a published checkpoint."""
+
+_PREFIX = "wav2vec2."
+_POSITIONS = f"{_PREFIX}encoder.pos_conv_embed.conv"
+# Two spellings of the norm and the direction of a weight that is stored in two parts.
+_WEIGHT_PARTS = (
+    (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"),
+    (f"{_POSITIONS}.parametrizations.weight.original0", f"{_POSITIONS}.parametrizations.weight.original1"),
+)
+# Stands for masked sound in training.
+_MASK = f"{_PREFIX}masked_spec_embed"
+
+
+def published_config() -> Wav2Vec2Config:
+    """Make the sizes of the published network."""
+    return Wav2Vec2Config(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        conv_dim=(512,) * 7,
+        conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=128,
+        num_conv_pos_embedding_groups=16,
+    )
+
+
+class Wav2Vec(nn.Module):
+    """The network, in evaluation mode and without gradients.
+
+    Args:
+        config: Sizes. What is for training only is ignored.
+    """
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        config = copy.deepcopy(config)
+        # Without masking in training there is no vector that stands for masked sound.
+        config.mask_time_prob = config.mask_feature_prob = 0.0
+        self.wav2vec2 = Wav2Vec2Model(config)
+        # One plain weight: otherwise its norm would be taken anew in every pass.
+        remove_parametrizations(self.wav2vec2.encoder.pos_conv_embed.conv, "weight")
+        self.eval().requires_grad_(False)
+
+    @property
+    def dim(self) -> int:
+        """Width of a hidden state."""
+        return int(self.wav2vec2.config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Hidden states per moment: the input of every layer, and the output of the last."""
+        return int(self.wav2vec2.config.num_hidden_layers) + 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.wav2vec2.encoder.layer_norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.wav2vec2.encoder.layer_norm.weight.device
+
+    def hidden_states(self, sound_N: Tensor) -> Iterator[Tensor]:
+        """Compute the hidden states, one layer after the other.
+
+        Args:
+            sound_N: Normalised samples at 16 kHz, at least 400, of the network's dtype and on its device.
+
+        Yields:
+            The states of a layer, (T, D), T = (N - 400) // 320 + 1: the input of each layer, then the output of the
+            last after the final norm.
+        """
+        encoder = self.wav2vec2.encoder
+        heard_BTC = self.wav2vec2.feature_extractor(sound_N[None]).transpose(1, 2)
+        x_BTD: Tensor = self.wav2vec2.feature_projection(heard_BTC)[0]
+        x_BTD = x_BTD + encoder.pos_conv_embed(x_BTD)
+        for layer in encoder.layers:
+            yield x_BTD[0]
+            made = layer(x_BTD)
+            # Older transformers give a tuple of one.
+            x_BTD = made[0] if isinstance(made, tuple) else made
+        yield encoder.layer_norm(x_BTD)[0]
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Wav2Vec:
+        """Load the network from its published folder.
+
+        Args:
+            folder: Holds `config.json`, and `model.safetensors` or `pytorch_model.bin`. No pickled code is executed.
+            device: Where the network will compute.
+            dtype: What it will compute in; the published model uses bfloat16.
+
+        Returns:
+            The network.
+
+        Raises:
+            WeightsError: A file is missing or damaged, the network is of another kind, or a tensor does not fit.
+        """
+        config = _read_config(folder / "config.json")
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            path = folder / "pytorch_model.bin"
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+        with torch.device("meta"):
+            network = cls(config)
+        try:
+            weights = {name: tensor.to(device, dtype) for name, tensor in read(path)}
+        except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
+            raise WeightsError(str(path), f"cannot be read ({_first_line(exc)})") from exc
+        weights = _folded(weights)
+        _check(weights, network.state_dict(), path)
+        network.load_state_dict(weights, assign=True)
+        return network.eval().requires_grad_(False)
+
+
+def _read_config(path: Path) -> Wav2Vec2Config:
+    try:
+        config = Wav2Vec2Config.from_json_file(str(path))
+    except (OSError, ValueError, TypeError, StrictDataclassError) as exc:
+        raise WeightsError(str(path), f"the sizes cannot be read ({_first_line(exc)})") from exc
+    strides = list(config.conv_stride)
+    hop_samples = math.prod(strides)
+    field_samples = 1 + sum(
+        (kernel - 1) * math.prod(strides[:index]) for index, kernel in enumerate(config.conv_kernel)
+    )
+    if (hop_samples, field_samples) != (STATE_HOP_SAMPLES, STATE_FIELD_SAMPLES):
+        reason = f"a state is made of {field_samples} samples every {hop_samples}"
+        raise WeightsError(str(path), f"{reason}, but it has to be {STATE_FIELD_SAMPLES} every {STATE_HOP_SAMPLES}")
+    if not config.do_stable_layer_norm:
+        raise WeightsError(str(path), "do_stable_layer_norm is false, but it has to be true")
+    return config
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            if _is_needed(name):
+                yield name, file.get_tensor(name)
+
+
+def _read_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
+    # Files of very old versions are no archives and cannot be mapped into memory.
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}, but it has to hold named tensors")
+    for name in list(state):
+        tensor = state.pop(name)
+        if _is_needed(name):
+            yield name, tensor
+
+
+def _is_needed(name: str) -> bool:
+    """Leave out the letters above the network and what is for training."""
+    return name.startswith(_PREFIX) and name != _MASK
+
+
+def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make one weight of the two parts that it is stored in, with the rounding of the weights' dtype."""
+    for norm, direction in _WEIGHT_PARTS:
+        if norm in weights and direction in weights:
+            rest = {name: tensor for name, tensor in weights.items() if name not in (norm, direction)}
+            return rest | {f"{_POSITIONS}.weight": torch._weight_norm(weights[direction], weights[norm], 2)}
+    return weights
+
+
+def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    if missing := wanted.keys() - weights.keys():
+        raise WeightsError(str(path), f"{len(missing)} tensors are missing, the first is {min(missing)}")
+    if extra := weights.keys() - wanted.keys():
+        raise WeightsError(str(path), f"{len(extra)} tensors are not of this network, the first is {min(extra)}")
+    for name, tensor in wanted.items():
+        given, right = tuple(weights[name].shape), tuple(tensor.shape)
+        if given != right:
+            raise WeightsError(str(path), f"{name} has shape {given}, but it has to be {right}")
+
+
+def _first_line(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror.lower()
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
