@@ -29,14 +29,15 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtcpSrPacket, RtpPacket
 from numpy.typing import NDArray
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import WebSocketException
 
+from pipeline.errors import AvatarError
 from pipeline.geometry import FPS
 from pipeline.worker.pattern import read_frame_index, read_level
 from server.ledger import percentile
 from server.peer import OpusIntake
 
-__all__ = ["Report", "Viewer", "main", "measure", "read_sound", "skew_ms"]
+__all__ = ["Report", "SessionLost", "Viewer", "main", "measure", "read_sound", "skew_ms"]
 
 RATE_HZ = 48_000
 PACKET_SAMPLES = 960
@@ -44,6 +45,21 @@ VIDEO_CLOCK_HZ = 90_000
 SETTLED_S = 5.0
 # aiortc's private names; tests/server watches them.
 _BUFFER = "_RTCRtpReceiver__jitter_buffer"
+
+
+class SessionLost(AvatarError):
+    """A session ended before its viewer wanted it to.
+
+    Args:
+        after_s: Seconds since the offer.
+    """
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(after_s)
+        self.after_s = after_s
+
+    def __str__(self) -> str:
+        return f"the session was lost after {self.after_s:.1f} s"
 
 
 class MicrophoneTrack(MediaStreamTrack):
@@ -191,6 +207,21 @@ class Viewer:
                 self._tasks.append(asyncio.create_task(self._watch(receiver.track), name="viewer-video"))
         self._tasks.append(asyncio.create_task(self._listen(), name="viewer-control"))
 
+    async def stay(self, seconds: float) -> None:
+        """Stay in the session.
+
+        Args:
+            seconds: For how long.
+
+        Raises:
+            SessionLost: The server ended it, or is gone.
+        """
+        ended, _ = await asyncio.wait(self._tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+        if ended:
+            raise SessionLost(time.monotonic() - self._start_s)
+
     async def aclose(self) -> None:
         """End the session."""
         await self._peer.close()
@@ -220,7 +251,7 @@ class Viewer:
             async with connect(address) as socket:
                 async for message in socket:
                     self.messages.append((time.monotonic() - self._start_s, json.loads(message)))
-        except ConnectionClosed:
+        except (OSError, WebSocketException):
             return
 
     def report(self) -> Report:
@@ -347,11 +378,15 @@ async def measure(url: str, sound: NDArray[np.int16], seconds: float, offer: dic
 
     Returns:
         What was seen.
+
+    Raises:
+        OSError: There was no session.
+        SessionLost: There was one, but the server ended it, or is gone.
     """
     viewer = Viewer(url, sound, offer)
     try:
         await viewer.open()
-        await asyncio.sleep(seconds)
+        await viewer.stay(seconds)
         return viewer.report()
     finally:
         await viewer.aclose()
@@ -364,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: In place of those of the process.
 
     Returns:
-        Exit status: 0, or 1 when there was no session.
+        Exit status: 0, or 1 when there was no session, or not until the end.
     """
     parser = argparse.ArgumentParser(prog="python -m tools.loopback", description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of the page")
@@ -377,6 +412,9 @@ def main(arguments: list[str] | None = None) -> int:
         report = asyncio.run(measure(options.url, sound, options.seconds))
     except (OSError, av.FFmpegError) as exc:
         print(f"no session: {exc}", file=sys.stderr)
+        return 1
+    except SessionLost as exc:
+        print(exc, file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps(report.to_json(), indent=2))

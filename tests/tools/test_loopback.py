@@ -1,6 +1,10 @@
 """Tests of tools/loopback.py: a viewer without a screen, against a served pattern engine."""
 
 import asyncio
+import json
+import re
+import urllib.request
+import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,6 +76,19 @@ async def test_a_viewer_who_is_refused_says_why() -> None:
             await measure(url, babble(0.1), 0.1, {"portrait": "nobody"})
 
 
+async def test_a_server_that_goes_away_is_noticed_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "speech.wav"
+    with wave.open(str(path), "wb") as writer:
+        writer.setparams((2, 2, RATE_HZ, 0, "NONE", ""))
+        writer.writeframes(babble(1.0).tobytes())
+    async with served() as url:
+        viewing = asyncio.create_task(asyncio.to_thread(main, ["--url", url, "--audio", str(path), "--seconds", "50"]))
+        while not json.loads(await asyncio.to_thread(fetch, f"{url}/api/info"))["sessions"]["active"]:  # noqa: ASYNC110 - a server tells nobody of a change
+            await asyncio.sleep(0.05)
+    assert await viewing == 1
+    assert re.fullmatch(r"the session was lost after \d+\.\d s\n", capsys.readouterr().err)
+
+
 def test_without_a_server_the_command_fails_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--url", "http://127.0.0.1:9", "--audio", str(tmp_path / "none.wav")]) == 1
     assert capsys.readouterr().err.startswith("no session: ")
@@ -98,6 +115,12 @@ def test_without_sender_reports_there_is_no_skew_to_tell() -> None:
 
 def test_a_report_is_plain_data() -> None:
     assert Report(windows=3).to_json()["windows"] == 3
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        body: bytes = response.read()
+        return body
 
 
 def sender_report(wall_s: float, timestamp: int) -> RtcpSrPacket:
