@@ -97,7 +97,6 @@ class Routes:
             "right_context_ms": None if info is None else round(info.right_context_s * 1000.0),
             "warm_window_ms": None if info is None else round(info.warm_window_s * 1000.0),
             "accepts_prompt": None if info is None else info.accepts_prompt,
-            "accepts_portrait": None if info is None else info.accepts_portrait,
             "notes": None if info is None else list(info.notes),
         }
         ice_servers = [

@@ -156,7 +156,7 @@ async def test_the_page_is_told_what_the_engine_can_do(assets: Path) -> None:
         info = (await s.client.get("/api/info")).json()
         assert info["engine"] == {
             "name": "fake", "state": "ready", "height_px": 16, "width_px": 16, "num_steps": 4, "right_context_ms": 80,
-            "warm_window_ms": 100, "accepts_prompt": False, "accepts_portrait": True, "notes": ["is not real"],
+            "warm_window_ms": 100, "accepts_prompt": False, "notes": ["is not real"],
         }  # fmt: skip
         assert info["sessions"] == {"active": 0, "max": 1}
         assert (info["window_ms"], info["budget_ms"]) == (480, 800)
