@@ -4,7 +4,8 @@ Every 10 ms column of the spectrum gets a gain from what was heard up to it and 
 speaker is the running mean, in dB, of the columns in which somebody seems to speak: those well above the noise floor
 and not far below the recent peak. Through silence the gain is held, so that a pause neither raises the noise nor makes
 the next word start wrong. The gain is bounded, changes slowly, and never lifts the noise floor near the level of
-speech.
+speech. `LevelTracker` finds the gains; `LoudnessMeter` gives the loudness that is left, for what follows a voice and
+not a microphone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPEECH_LEVEL_DB", "LevelTracker"]
+from pipeline.audio.mel import HOP_SAMPLES, samples_to_float
+from pipeline.geometry import SAMPLES_PER_FRAME
+
+__all__ = ["SPEECH_LEVEL_DB", "LevelTracker", "LoudnessMeter"]
 
 FloatArray = NDArray[np.float32]
 
@@ -34,6 +38,9 @@ _PEAK_MEMORY_COLUMNS = 300
 _PRIOR_COLUMNS = 25
 _MEAN_COLUMNS = 400
 _LARGEST_STEP_DB = 0.5
+# Root mean square of speech at the usual level: loud columns count for more than in the mean of decibels.
+_SPEECH_RMS = 0.067
+_LARGEST_LOUDNESS = 3.0
 
 
 class _Extreme:
@@ -105,3 +112,24 @@ class LevelTracker:
         step_db = min(max(wanted_db - self._gain_db, -_LARGEST_STEP_DB), _LARGEST_STEP_DB)
         self._gain_db = self._gain_db + step_db if math.isfinite(step_db) else 0.0
         return self._gain_db
+
+
+class LoudnessMeter:
+    """Measures loudness relative to the speaker's own level: one object per stream, used from one thread."""
+
+    def __init__(self) -> None:
+        self._tracker = LevelTracker()
+
+    def push(self, pcm: NDArray[np.int16]) -> FloatArray:
+        """Take in the sound of the next frames.
+
+        Args:
+            pcm: 16 kHz mono, (640 * num_frames,).
+
+        Returns:
+            Loudness of each frame, (num_frames,): 0 in silence, about 1 when this speaker speaks normally, at most 3.
+        """
+        power = np.square(samples_to_float(pcm)).reshape(-1, HOP_SAMPLES).mean(axis=1)
+        levelled = (power * self._tracker.gains(power)).reshape(-1, SAMPLES_PER_FRAME // HOP_SAMPLES).mean(axis=1)
+        loudness: FloatArray = np.sqrt(levelled) / np.float32(_SPEECH_RMS)
+        return np.minimum(loudness, np.float32(_LARGEST_LOUDNESS))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.audio.level import SPEECH_LEVEL_DB, LevelTracker
+from pipeline.audio.level import SPEECH_LEVEL_DB, LevelTracker, LoudnessMeter
+from pipeline.audio.mel import HOP_SAMPLES
+from pipeline.geometry import SAMPLES_PER_FRAME
 
 pytestmark = pytest.mark.unit
 
@@ -79,3 +81,48 @@ def test_a_copy_looks_ahead_without_moving_its_origin() -> None:
     tracker.gains(power[:250])
     looked_ahead = tracker.copy().gains(power[250:])
     np.testing.assert_array_equal(tracker.gains(power[250:]), looked_ahead)
+
+
+def _sound(power: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Noise with these mean squares, one per column, int16; whole frames."""
+    noise = np.random.default_rng(seed).normal(size=len(power) * HOP_SAMPLES)
+    return (32768 * noise * np.sqrt(power).repeat(HOP_SAMPLES)).clip(-32768, 32767).astype(np.int16)
+
+
+SILENCE = _sound(_power(*[-75.0] * 1000))
+
+
+@pytest.mark.parametrize("level_db", [-44.0, -34.0, -24.0, -14.0])
+def test_quiet_and_loud_speakers_are_about_equally_loud_within_three_seconds(level_db: float) -> None:
+    loudness = LoudnessMeter().push(_sound(_speech(level_db, 600)))
+    assert loudness.shape == (150,)
+    assert 0.6 < loudness[75:].mean() < 1.2
+
+
+def test_silence_and_quiet_noise_are_not_loud_before_after_and_between_speech() -> None:
+    meter = LoudnessMeter()
+    assert meter.push(np.zeros(100 * SAMPLES_PER_FRAME, np.int16)).max() == 0.0
+    assert meter.push(SILENCE).max() < 0.1
+    meter.push(_sound(_speech(-44.0, 1000)))
+    assert meter.push(SILENCE).max() < 0.1
+
+
+def test_after_a_pause_a_quiet_speaker_is_as_loud_as_before() -> None:
+    meter = LoudnessMeter()
+    before = meter.push(_sound(_speech(-40.0, 1000)))[-50:].mean()
+    meter.push(SILENCE)
+    assert meter.push(_sound(_speech(-40.0, 200, seed=1)))[:25].mean() == pytest.approx(before, rel=0.2)
+
+
+def test_a_raised_voice_is_louder_than_the_same_voice_before_but_never_above_three() -> None:
+    meter = LoudnessMeter()
+    before = meter.push(_sound(_speech(-30.0, 1000)))[-50:].mean()
+    assert meter.push(_sound(_speech(-24.0, 100, seed=1))).mean() > 1.5 * before
+    assert meter.push(_sound(_speech(-1.0, 100, seed=2))).max() == 3.0
+
+
+def test_loudness_does_not_depend_on_how_the_sound_is_cut() -> None:
+    sound = _sound(_speech(-40.0, 400))
+    meter = LoudnessMeter()
+    pieces = [meter.push(piece) for piece in np.split(sound, [12 * SAMPLES_PER_FRAME, 15 * SAMPLES_PER_FRAME])]
+    np.testing.assert_array_equal(np.concatenate(pieces), LoudnessMeter().push(sound))
