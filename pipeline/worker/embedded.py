@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
 from pipeline.audio.features import EmbeddedFeatures
+from pipeline.audio.level import LoudnessMeter
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
-from pipeline.geometry import SAMPLES_PER_FRAME, WINDOW_S, WINDOW_SAMPLES
+from pipeline.geometry import WINDOW_S, WINDOW_SAMPLES
 from pipeline.models.colour import to_i420
 from pipeline.models.embedded import NUM_STEPS, embedded_geometry, motion_signal
 from pipeline.models.sampler import Noise, sample_block
@@ -35,8 +36,6 @@ WARM_WINDOWS, TIMED_WINDOWS = 3, 8
 LONGEST_TIMING_S = 6.0
 """Where windows take so long that timing them all would hold up the start, fewer are timed."""
 MIN_STEPS = 2
-SPEECH_RMS = 0.08
-"""Level of normal speech, which the motion planner knows as loudness 1."""
 
 NOTE_DOMAIN = "the embedded model learnt from rendered people; the large engine is for photographs"
 
@@ -191,6 +190,7 @@ class EmbeddedStream:
         self._decoder_state = model.vae.new_state()
         self._noise = Noise(geometry, seed=seed)
         self._planner = MotionPlanner(seed)
+        self._loudness = LoudnessMeter()
         self._audio = model.features.stream()
         self._block = 0
         self.set_portrait(portrait)
@@ -241,7 +241,7 @@ class EmbeddedStream:
         """
         dit = self._model.dit
         columns = self._audio.push(pcm)
-        motion = self._planner.plan(_loudness(pcm[:WINDOW_SAMPLES]), self._params)
+        motion = self._planner.plan(self._loudness.push(pcm[:WINDOW_SAMPLES]), self._params)
         signal = motion_signal(torch.from_numpy(motion)[None])
         conditioning = dit.condition(
             dit.encode_audio(columns[None]), dit.modulate(self._schedule.timesteps, signal), 3 * self._block
@@ -266,10 +266,3 @@ class EmbeddedStream:
             if t == latents.shape[2] - 1:
                 marks.decode_done()
             yield pictures
-
-
-def _loudness(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Loudness of each frame, about 1 in normal speech."""
-    frames = pcm.reshape(-1, SAMPLES_PER_FRAME).astype(np.float32) / 32768
-    level = np.sqrt((frames**2).mean(1)) / SPEECH_RMS
-    return np.clip(level, 0, 3).astype(np.float32)  # type: ignore[no-any-return]
