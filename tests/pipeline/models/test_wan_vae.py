@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.models.wan_vae import MOTION_FRAMES, PUBLISHED_WAN_VAE, WARM_LATENT_FRAMES, DecoderState, WanVAE
+from pipeline.models.wan_vae import MOTION_FRAMES, PUBLISHED_WAN_VAE, WARM_LATENT_FRAMES, DecoderState, Encoder, WanVAE
 
 pytestmark = pytest.mark.numerics
 
@@ -285,6 +285,17 @@ def test_a_portrait_is_a_still_video(vae: WanVAE, image: Tensor) -> None:
     torch.testing.assert_close(portrait.reference_BCThw, vae.encode(image[:, None]), atol=1e-5, rtol=0)
 
 
+def test_a_still_video_may_be_short_and_the_network_another_one(image: Tensor) -> None:
+    """Three halvings of the frame rate and single blocks lead to even numbers of frames between them."""
+    torch.manual_seed(0)
+    other = Encoder(dataclasses.replace(TINY, num_residual_blocks=1, halves_time=(True, True, True)))
+    for num_frames in (1, 9, 17, 73):
+        with torch.inference_mode():
+            still = other.encode_still(image.movedim(1, -1), num_frames)
+            video = image.movedim(1, -1)[:, None].expand(-1, num_frames, -1, -1, -1)
+            torch.testing.assert_close(still, other(video, [None] * other.num_slots), atol=1e-5, rtol=0)
+
+
 def test_streams_of_a_portrait_start_after_seven_still_latent_frames(
     vae: WanVAE, image: Tensor, latents: Tensor
 ) -> None:
@@ -377,7 +388,7 @@ def test_the_published_size_decodes_blocks_without_growing() -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
         published = WanVAE(PUBLISHED_WAN_VAE).bfloat16()
-    published.to_empty(device="cuda").requires_grad_(False)
+    published.to_empty(device="cuda")
     for name, parameter in published.named_parameters():
         if parameter.ndim > 1 and not name.endswith("gamma"):
             parameter.normal_(std=parameter[0].numel() ** -0.5)
