@@ -255,9 +255,9 @@ def translate_names(tensors: Mapping[str, Tensor], config: TextEncoderConfig) ->
     layout = _layout(config)
     missing = [name for name in layout if name not in tensors]
     unknown = [name for name in tensors if name not in layout]
-    if missing or unknown:
-        faults = {"lacks": missing, "has unknown": unknown}
-        raise ValueError(f"it {' and '.join(f'{word} {_shorten(names)}' for word, names in faults.items() if names)}")
+    faults = [f"{what} {_name(names)}" for what, names in (("lacks", missing), ("has the unknown", unknown)) if names]
+    if faults:
+        raise ValueError(f"it {' and '.join(faults)}")
     for published, (_, shape) in layout.items():
         tensor = tensors[published]
         if tuple(tensor.shape) != shape:
@@ -292,10 +292,10 @@ def _layout(config: TextEncoderConfig) -> dict[str, tuple[str, Shape]]:
     return layout
 
 
-def _shorten(names: list[str]) -> str:
-    """Tell how many tensors there are, and what the first ones are called."""
-    more = ", ..." if len(names) > _SHOWN_NAMES else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(names[:_SHOWN_NAMES])}{more})"
+def _name(names: list[str]) -> str:
+    """Name the first ones, and tell how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" (and {more} more)" if more > 0 else "")
 
 
 def _empty_network(config: TextEncoderConfig) -> UMT5EncoderModel:
@@ -328,7 +328,9 @@ def _open_tensors(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as exc:  # as the damage goes
         reason = str(exc).partition("\n")[0]
         raise WeightsError(str(path), f"not a readable PyTorch file in zip format ({reason})") from exc
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise WeightsError(str(path), "not a plain dictionary of tensors")
     return content
 
@@ -352,6 +354,6 @@ def _load_tokenizer(folder: Path, config: TextEncoderConfig) -> Tokenizer:
     if num_tokens > config.vocabulary_tokens:
         rule = f"but the network has {config.vocabulary_tokens}: not this network's tokenizer"
         raise WeightsError(str(path), f"it has {num_tokens} tokens, {rule}")
-    if tokenizer.encode("").tokens != ["</s>"]:
+    if tokenizer.encode("").tokens[-1:] != ["</s>"]:
         raise WeightsError(str(path), "it does not end a text with </s>: not this network's tokenizer")
     return tokenizer
