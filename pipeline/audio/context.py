@@ -35,8 +35,9 @@ class LiveContext:
     """Sound after a window: it is waited for, so it is delay."""
 
     def __post_init__(self) -> None:
-        if self.left_ms < 0 or self.left_ms % _HOP_MS:
-            raise ConfigError("left_ms", self.left_ms, f"it has to be a multiple of {_HOP_MS}, and not negative")
+        # The first column of a window may lie between its first state and the one before.
+        if self.left_ms < _HOP_MS or self.left_ms % _HOP_MS:
+            raise ConfigError("left_ms", self.left_ms, f"it has to be a positive multiple of {_HOP_MS}")
         if self.right_ms < SMALLEST_RIGHT_CONTEXT_MS:
             raise ConfigError("right_ms", self.right_ms, f"it has to be at least {SMALLEST_RIGHT_CONTEXT_MS}")
 

@@ -17,14 +17,14 @@ def test_lengths_are_given_in_milliseconds_and_used_in_samples() -> None:
 
 def test_the_last_state_of_a_window_needs_5_ms_after_it() -> None:
     assert SMALLEST_RIGHT_CONTEXT_MS == 5
-    assert LiveContext(left_ms=0, right_ms=5).right_samples == 80
+    assert LiveContext(left_ms=20, right_ms=5).right_samples == 80
 
 
 @pytest.mark.parametrize(
     ("changes", "pattern"),
     [
-        ({"left_ms": 1010}, "left_ms is 1010, but it has to be a multiple of 20"),
-        ({"left_ms": -20}, "left_ms is -20, but .* not negative"),
+        ({"left_ms": 1010}, "left_ms is 1010, but it has to be a positive multiple of 20"),
+        ({"left_ms": 0}, "left_ms is 0, but it has to be a positive multiple of 20"),
         ({"right_ms": 4}, "right_ms is 4, but it has to be at least 5"),
     ],
 )
