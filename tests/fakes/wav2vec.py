@@ -49,7 +49,7 @@ def write_tiny_folder(folder: Path, *, seed: int = 0, **changes: object) -> Wav2
         network = Wav2Vec2ForCTC(tiny_config(**changes)).eval()
         for name, parameter in network.named_parameters():
             if parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+                torch.nn.init.normal_(parameter, std=0.7 / parameter.shape[1] ** 0.5)
             elif name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
     folder.mkdir(parents=True, exist_ok=True)
