@@ -43,6 +43,9 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _SHOWN_NAMES = 3
 
+# What torch.load raises for damaged files, beside OSError and UnpicklingError.
+_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError, AssertionError)
+
 # Digraphs, ligatures, and full-width and half-width characters become what they are compatible with.
 _COMPATIBLE = (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07), 0x3000)
 _OTHER_WIDTH = range(0xFF01, 0xFFF0)
@@ -325,8 +328,8 @@ def _open_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(str(path), "it holds more than tensors, or is damaged; nothing in it was run") from exc
     except OSError as exc:
         raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
-    except (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError) as exc:  # as the damage goes
-        reason = str(exc).partition("\n")[0]
+    except _DAMAGE as exc:
+        reason = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0]}"
         raise WeightsError(str(path), f"not a readable PyTorch file in zip format ({reason})") from exc
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
