@@ -1,0 +1,266 @@
+"""The official folder compared with what it has to hold: every missing, extra or mis-shaped tensor is named.
+
+Only headers are read, so that 45 GB are checked in seconds, on any machine and before any device is touched.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import WeightsError
+from pipeline.models.dit_config import DiTConfig
+from pipeline.models.published import PUBLISHED_14B
+from pipeline.weights.headers import TensorHeader, read_json, read_safetensors, read_torch_headers
+from pipeline.weights.lora import find_pairs, published_rank
+from pipeline.weights.official import OfficialFolder, find_official, read_dit_config
+from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes, text_encoder_shapes, vae_shapes
+
+__all__ = ["Part", "Report", "check_folder"]
+
+_TYPES = ("bfloat16", "float32")
+_AUDIO_WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, TensorHeader]]], ...] = (
+    ("model.safetensors", read_safetensors),
+    ("pytorch_model.bin", read_torch_headers),
+)
+_AUDIO_LAYER = re.compile(r"(wav2vec2\.)?encoder\.layers\.(\d+)\.attention\.q_proj\.weight")
+_TOKENIZER_MODELS = ("tokenizer.json", "spiece.model")
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """One part of the large model, as it was found."""
+
+    name: str
+    """What it is."""
+    purpose: str
+    """What it is for."""
+    path: Path
+    """Its file or folder."""
+    headers: dict[str, TensorHeader] = field(default_factory=dict)
+    """Its tensors."""
+    num_bytes: int = 0
+    """Size of its files."""
+    problems: list[WeightsError] = field(default_factory=list)
+    """All that is wrong with it; nothing is raised before `Report.require`."""
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Types of its tensors, the most numerous first."""
+        names = [header.dtype for header in self.headers.values()]
+        return sorted(set(names), key=lambda name: (-names.count(name), name))
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in its tensors."""
+        return sum(math.prod(header.shape) for header in self.headers.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a folder."""
+
+    files: OfficialFolder
+    """Where the parts are."""
+    parts: list[Part]
+    """The parts."""
+
+    @property
+    def problems(self) -> list[WeightsError]:
+        """All that is wrong."""
+        return [problem for part in self.parts for problem in part.problems]
+
+    def require(self) -> OfficialFolder:
+        """Insist on a faultless folder.
+
+        Returns:
+            Where the parts are.
+
+        Raises:
+            WeightsError: The first problem, and how many more there are.
+        """
+        if not self.problems:
+            return self.files
+        first, *others = self.problems
+        if not others:
+            raise first
+        words = f"{first.reason} (and {len(others)} more problems, which `visavis weights check` names)"
+        raise WeightsError(first.path, words)
+
+
+def check_folder(folder: Path) -> Report:
+    """Compare a folder with what it has to hold.
+
+    Args:
+        folder: The official folder, or the base model's own.
+
+    Returns:
+        Its parts and their problems.
+
+    Raises:
+        WeightsError: There is no base model at all.
+    """
+    files = find_official(folder)
+    config_problems: list[WeightsError] = []
+    try:
+        config = read_dit_config(files.dit_config)
+    except WeightsError as exc:
+        config_problems.append(exc)
+        config = PUBLISHED_14B
+    shapes = dit_shapes(config)
+    transformer = _check_transformer(files, shapes)
+    transformer.problems[:0] = config_problems
+    return Report(
+        files,
+        [
+            transformer,
+            _check_adapter(files.adapter, config, shapes),
+            _check_vae(files.vae, config),
+            _check_text_encoder(files.text_encoder, config),
+            _check_tokenizer(files.tokenizer),
+            _check_audio_encoder(files.audio_encoder, config),
+        ],
+    )
+
+
+def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
+    part = Part(name="transformer", purpose="makes the video, block by block", path=files.base)
+    try:
+        index, shards = files.read_index(), files.dit_shards()
+    except WeightsError as exc:
+        part.problems.append(exc)
+        return part
+    unreadable: set[Path] = set()
+    homes: dict[str, Path] = {}
+    for shard in shards:
+        try:
+            headers = read_safetensors(shard)
+        except WeightsError as exc:
+            part.problems.append(exc)
+            unreadable.add(shard)
+            continue
+        part.num_bytes += shard.stat().st_size
+        for name, header in headers.items():
+            if index and name in shapes and index.get(name) != shard:
+                place = f"puts it into {index[name].name}" if name in index else "does not name it"
+                part.problems.append(WeightsError(str(shard), f"tensor {name} is here, but the index {place}"))
+            part.headers[name], homes[name] = header, shard
+    wanted = {name: shape for name, shape in shapes.items() if index.get(name, shards[0]) not in unreadable}
+    where: Callable[[str], Path] = lambda name: homes.get(name) or index.get(name) or files.dit_index  # noqa: E731
+    part.problems += _compare(part.headers, wanted, where, "the transformer")
+    return part
+
+
+def _check_adapter(path: Path, config: DiTConfig, shapes: Shapes) -> Part:
+    part = _read(path, "adapter", "makes four denoising steps enough", read_safetensors)
+    if part.headers:
+        _, problems = find_pairs(part.headers, adapter_targets(shapes), published_rank(config))
+        part.problems += [WeightsError(str(path), problem) for problem in problems]
+    return part
+
+
+def _check_vae(path: Path, config: DiTConfig) -> Part:
+    part = _read(path, "video autoencoder", "portrait to latents, latents to frames", read_torch_headers)
+    if part.headers:
+        sizes = {}
+        if config != PUBLISHED_14B:
+            sizes = {"dim": _size(part, "encoder.conv1.weight"), "latent_channels": config.latent_channels}
+        part.problems += _compare(part.headers, vae_shapes(**sizes), lambda _: path, "the video autoencoder")
+    return part
+
+
+def _check_text_encoder(path: Path, config: DiTConfig) -> Part:
+    part = _read(path, "text encoder", "prompt to rows for the transformer", read_torch_headers)
+    if part.headers:
+        sizes = {}
+        if config != PUBLISHED_14B:
+            table = "blocks.0.pos_embedding.embedding.weight"
+            sizes = {
+                "vocabulary": _size(part, "token_embedding.weight"),
+                "dim": config.text_dim or 0,
+                "ffn_dim": _size(part, "blocks.0.ffn.gate.0.weight"),
+                "num_layers": sum(name.endswith(".norm1.weight") for name in part.headers),
+                "num_buckets": _size(part, table),
+                "num_heads": _size(part, table, axis=1),
+            }
+        part.problems += _compare(part.headers, text_encoder_shapes(**sizes), lambda _: path, "the text encoder")
+    return part
+
+
+def _size(part: Part, name: str, axis: int = 0) -> int:
+    """Read a size that only the file itself knows; 0 where the tensor is missing."""
+    shape = part.headers[name].shape if name in part.headers else ()
+    return shape[axis] if axis < len(shape) else 0
+
+
+def _check_tokenizer(folder: Path) -> Part:
+    part = Part(name="tokenizer", purpose="prompt to numbers for the text encoder", path=folder)
+    models = [folder / name for name in _TOKENIZER_MODELS if (folder / name).is_file()]
+    if not models:
+        part.problems.append(WeightsError(str(folder), f"there is neither {' nor '.join(_TOKENIZER_MODELS)}"))
+    try:
+        read_json(folder / "tokenizer_config.json")
+    except WeightsError as exc:
+        part.problems.append(exc)
+    part.num_bytes = sum(path.stat().st_size for path in models)
+    return part
+
+
+def _check_audio_encoder(folder: Path, config: DiTConfig) -> Part:
+    path, read = next(
+        ((folder / name, read) for name, read in _AUDIO_WEIGHTS if (folder / name).exists()),
+        (folder / _AUDIO_WEIGHTS[0][0], _AUDIO_WEIGHTS[0][1]),
+    )
+    part = _read(path, "audio encoder", "sound to features for the transformer", read)
+    layers = {match[2] for name in part.headers if (match := _AUDIO_LAYER.fullmatch(name))}
+    num_layers = config.num_audio_layers - 1
+    if part.headers and len(layers) != num_layers:
+        rule = f"it has {len(layers)} layers, but the transformer reads {num_layers} (and their input)"
+        part.problems.append(WeightsError(str(path), rule))
+    try:
+        read_json(folder / "preprocessor_config.json")
+        given = read_json(folder / "config.json")
+    except WeightsError as exc:
+        part.problems.append(exc)
+        return part
+    for key, expected in (("hidden_size", config.audio_dim), ("num_hidden_layers", num_layers)):
+        if given.get(key) != expected:
+            rule = f"{key} is {given.get(key)!r}, but the transformer was made for {expected}"
+            part.problems.append(WeightsError(str(folder / "config.json"), rule))
+    return part
+
+
+def _read(path: Path, name: str, purpose: str, read: Callable[[Path], dict[str, TensorHeader]]) -> Part:
+    """Begin with a part that is one file."""
+    part = Part(name=name, purpose=purpose, path=path)
+    try:
+        part.headers = read(path)
+        part.num_bytes = path.stat().st_size
+    except WeightsError as exc:
+        part.problems.append(exc)
+    return part
+
+
+def _compare(
+    headers: Mapping[str, TensorHeader], expected: Shapes, where: Callable[[str], Path], owner: str
+) -> Iterable[WeightsError]:
+    """Name every tensor that is missing, too many, of another shape or of another type."""
+    for name, reason in _differences(headers, expected, owner):
+        yield WeightsError(str(where(name)), f"tensor {name} {reason}")
+
+
+def _differences(headers: Mapping[str, TensorHeader], expected: Shapes, owner: str) -> Iterator[tuple[str, str]]:
+    for name, shape in expected.items():
+        header = headers.get(name)
+        if header is None:
+            yield name, f"{list(shape)} is missing"
+            continue
+        if header.shape != shape:
+            yield name, f"is {list(header.shape)}, but it has to be {list(shape)}"
+        if header.dtype not in _TYPES:
+            yield name, f"is {header.dtype}, but it has to be {' or '.join(_TYPES)}"
+    for name in sorted(headers.keys() - expected.keys()):
+        yield name, f"is none of {owner}'s"

@@ -1,0 +1,260 @@
+"""Every damage of the official folder is named before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import WeightsError
+from pipeline.models.published import PUBLISHED_14B
+from pipeline.weights.check import Report, check_folder
+from pipeline.weights.official import OfficialFolder
+from tests.fakes.checkpoint import write_checkpoint
+
+pytestmark = pytest.mark.unit
+
+SHARD = "diffusion_pytorch_model-00002-of-00004.safetensors"
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A faultless folder, not to be changed."""
+    folder = tmp_path_factory.mktemp("official")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy that can be damaged."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+@pytest.fixture
+def base(folder: Path) -> Path:
+    """The base model in the copy."""
+    return folder / "Wan2.2-S2V-14B"
+
+
+def only_problem(folder: Path) -> str:
+    """The one thing that is wrong."""
+    problems = check_folder(folder).problems
+    assert len(problems) == 1, [str(problem) for problem in problems]
+    return str(problems[0])
+
+
+def change(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    """Rewrite a file of weights."""
+    if path.suffix == ".safetensors":
+        weights = load_file(path)
+        edit(weights)
+        save_file(weights, path)
+    else:
+        weights = torch.load(path, weights_only=True)
+        edit(weights)
+        torch.save(weights, path)
+
+
+def change_json(path: Path, edit: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_whole_folder_has_no_problem_and_every_part(whole: Path) -> None:
+    report = check_folder(whole)
+    assert report.problems == []
+    assert report.require() is report.files
+    parts = {part.name: part for part in report.parts}
+    assert (len(parts["transformer"].headers), parts["transformer"].num_parameters) == (180, 1_922_233)
+    assert parts["transformer"].num_bytes == sum(
+        path.stat().st_size for path in report.files.base.glob("*.safetensors")
+    )
+    assert len(parts["adapter"].headers) == 2 * 52
+    assert len(parts["video autoencoder"].headers) == 194
+    assert len(parts["text encoder"].headers) == 22
+    assert parts["text encoder"].dtypes == ["bfloat16"]
+    assert parts["video autoencoder"].dtypes == ["float32"]
+    assert parts["tokenizer"].num_bytes > 0
+    assert parts["audio encoder"].path.name == "model.safetensors"
+    assert all(part.purpose for part in report.parts)
+
+
+def test_a_missing_shard_is_one_problem(folder: Path, base: Path) -> None:
+    (base / SHARD).unlink()
+    assert only_problem(folder) == f"weights {base / SHARD}: is missing"
+
+
+def test_a_truncated_shard_is_one_problem(folder: Path, base: Path) -> None:
+    os.truncate(base / SHARD, (base / SHARD).stat().st_size - 100)
+    assert re.search(rf"{SHARD}: is no complete safetensors file \(.*not fully covered", only_problem(folder))
+
+
+def test_an_index_that_names_a_missing_file_is_told(folder: Path, base: Path) -> None:
+    def rename(content: dict[str, dict[str, str]]) -> None:
+        content["weight_map"]["head.modulation"] = "elsewhere.safetensors"
+
+    change_json(base / INDEX, rename)  # type: ignore[arg-type]
+    words = [str(problem) for problem in check_folder(folder).problems]
+    assert words[0].endswith("tensor head.modulation is here, but the index puts it into elsewhere.safetensors")
+    assert words[1] == f"weights {base / 'elsewhere.safetensors'}: is missing"
+
+
+def test_a_tensor_that_the_index_does_not_name_is_told(folder: Path, base: Path) -> None:
+    change_json(base / INDEX, lambda content: content["weight_map"].pop("head.modulation"))  # type: ignore[attr-defined]
+    assert only_problem(folder).endswith("tensor head.modulation is here, but the index does not name it")
+
+
+def test_a_missing_index_is_told(folder: Path, base: Path) -> None:
+    (base / INDEX).unlink()
+    with pytest.raises(WeightsError, match=f"there is no {INDEX}"):
+        check_folder(folder)
+
+
+def test_a_broken_index_is_told(folder: Path, base: Path) -> None:
+    (base / INDEX).write_text("{")
+    assert f"{INDEX}: is no JSON" in only_problem(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "tensor", "size"),
+    [
+        (SHARD, "the transformer", "blocks.1.ffn.0.weight", [256, 128]),
+        ("Wan2.1_VAE.pth", "the video autoencoder", "decoder.upsamples.7.time_conv.bias", [64]),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "the text encoder", "blocks.1.norm2.weight", [48]),
+    ],
+)
+def test_a_tensor_that_is_missing_mis_shaped_extra_or_of_another_type_is_named(
+    folder: Path, base: Path, name: str, owner: str, tensor: str, size: list[int]
+) -> None:
+    path = base / name
+    change(path, lambda weights: weights.pop(tensor))
+    assert only_problem(folder) == f"weights {path}: tensor {tensor} {size} is missing"
+    change(path, lambda weights: weights.update({tensor: torch.zeros(size, dtype=torch.float16)}))
+    assert only_problem(folder) == f"weights {path}: tensor {tensor} is float16, but it has to be bfloat16 or float32"
+    change(path, lambda weights: weights.update({tensor: torch.zeros(3, 5)}))
+    assert only_problem(folder) == f"weights {path}: tensor {tensor} is [3, 5], but it has to be {size}"
+    change(path, lambda weights: weights.update({tensor: torch.zeros(size), "surplus.weight": torch.zeros(1)}))
+    assert only_problem(folder) == f"weights {path}: tensor surplus.weight is none of {owner}'s"
+
+
+def test_every_missing_tensor_is_named(folder: Path, base: Path) -> None:
+    names = ["encoder.conv1.bias", "encoder.head.2.weight", "decoder.middle.1.proj.bias"]
+    change(base / "Wan2.1_VAE.pth", lambda weights: [weights.pop(name) for name in names])
+    words = " ".join(str(problem) for problem in check_folder(folder).problems)
+    assert all(f"tensor {name} " in words for name in names)
+    assert words.count("is missing") == 3
+
+
+def test_the_first_problem_is_raised_with_the_number_of_the_others(folder: Path, base: Path) -> None:
+    (base / "Wan2.1_VAE.pth").unlink()
+    with pytest.raises(WeightsError, match=r"Wan2\.1_VAE\.pth: is missing$"):
+        check_folder(folder).require()
+    (base / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+    shutil.rmtree(base / "google")
+    with pytest.raises(
+        WeightsError, match=r"VAE\.pth: is missing \(and 3 more problems, which `visavis weights check` names"
+    ):
+        check_folder(folder).require()
+
+
+def test_a_missing_adapter_is_told(folder: Path) -> None:
+    (folder / "LiveAvatar" / "liveavatar.safetensors").unlink()
+    assert only_problem(folder).endswith("LiveAvatar/liveavatar.safetensors: is missing")
+
+
+def test_an_adapter_without_one_of_its_pairs_is_told(folder: Path) -> None:
+    path = folder / "LiveAvatar" / "liveavatar.safetensors"
+    change(path, lambda weights: weights.pop("blocks.3.cross_attn.k.lora_B.default.weight"))
+    assert "lora_B of blocks.3.cross_attn.k is missing; 51 of 52 pairs are there" in only_problem(folder)
+
+
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"])
+def test_code_in_a_pth_is_refused_and_not_run(folder: Path, base: Path, name: str) -> None:
+    torch.save({"conv1.weight": Bomb(folder / "proof")}, base / name)
+    assert "holds something else than tensors, which is never loaded because it could run code" in only_problem(folder)
+    assert not (folder / "proof").exists()
+
+
+def test_code_in_the_audio_encoder_s_bin_is_refused_and_not_run(folder: Path, base: Path) -> None:
+    audio = base / "wav2vec2-large-xlsr-53-english"
+    (audio / "model.safetensors").unlink()
+    torch.save({"a": Bomb(folder / "proof")}, audio / "pytorch_model.bin")
+    assert "pytorch_model.bin: holds something else than tensors" in only_problem(folder)
+    assert not (folder / "proof").exists()
+
+
+def test_the_audio_encoder_may_be_a_bin(folder: Path, base: Path) -> None:
+    audio = base / "wav2vec2-large-xlsr-53-english"
+    torch.save(load_file(audio / "model.safetensors"), audio / "pytorch_model.bin")
+    (audio / "model.safetensors").unlink()
+    assert check_folder(folder).problems == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("hidden_size", 768, "hidden_size is 768, but the transformer was made for 16"),
+        ("num_hidden_layers", None, "num_hidden_layers is None, but the transformer was made for 24"),
+    ],
+)
+def test_an_audio_encoder_of_another_size_is_told(
+    folder: Path, base: Path, key: str, value: object, words: str
+) -> None:
+    change_json(base / "wav2vec2-large-xlsr-53-english" / "config.json", lambda config: config.update({key: value}))
+    assert only_problem(folder).endswith(words)
+
+
+def test_an_audio_encoder_with_too_few_layers_is_told(folder: Path, base: Path) -> None:
+    def shorten(weights: dict[str, Tensor]) -> None:
+        for name in [name for name in weights if ".encoder.layers.23." in name]:
+            del weights[name]
+
+    change(base / "wav2vec2-large-xlsr-53-english" / "model.safetensors", shorten)
+    assert only_problem(folder).endswith("it has 23 layers, but the transformer reads 24 (and their input)")
+
+
+def test_a_missing_tokenizer_is_told(folder: Path, base: Path) -> None:
+    (base / "google" / "umt5-xxl" / "tokenizer.json").unlink()
+    assert only_problem(folder).endswith("umt5-xxl: there is neither tokenizer.json nor spiece.model")
+
+
+def test_without_sizes_the_published_ones_are_expected(folder: Path, base: Path) -> None:
+    (base / "config.json").write_text("{")
+    problems = [str(problem) for problem in check_folder(folder).problems]
+    assert "config.json: is no JSON" in problems[0]
+    assert any("tensor blocks.39.modulation [1, 6, 5120] is missing" in problem for problem in problems)
+
+
+def test_at_the_published_sizes_no_part_may_have_others(folder: Path, base: Path) -> None:
+    change_json(base / "config.json", lambda config: config.clear())
+    words = "\n".join(str(problem) for problem in check_folder(folder).problems)
+    assert "tensor token_embedding.weight is [300, 48], but it has to be [256384, 4096]" in words
+    assert "tensor encoder.conv1.weight is [8, 3, 3, 3, 3], but it has to be [96, 3, 3, 3, 3]" in words
+    assert f"hidden_size is 16, but the transformer was made for {PUBLISHED_14B.audio_dim}" in words
+    assert "lora_A.default.weight is [4, 128], but it has to be [128, 5120]" in words
+
+
+def test_an_empty_report_is_faultless(tmp_path: Path) -> None:
+    files = OfficialFolder(tmp_path, tmp_path / "x")
+    assert Report(files, []).require() is files
