@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.api import EngineInfo, FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
 from pipeline.errors import AvatarError, WorkerError
-from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, WINDOW_SAMPLES
+from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
 from server.clock import Clock
 from server.config import SessionConfig
 from server.control import Counters, Params, ledger_message, state_message, stats_message
@@ -26,10 +26,10 @@ from server.lifecycle import Event, State, next_state
 from server.logs import SessionLog
 from server.metrics import Metrics
 from server.microphone import PACKET_SAMPLES, Chunk, Microphone
+from server.onset import Onset
 from server.pacing import TICKS_PER_FRAME, Picture, Schedule
 from server.playout import Playout
 from server.portraits import PortraitCut
-from server.sound import level_dbfs
 from server.tracks import AudioTrack, VideoTrack
 
 __all__ = ["ControlSink", "PeerLink", "Session"]
@@ -37,7 +37,6 @@ __all__ = ["ControlSink", "PeerLink", "Session"]
 _LOGGER = logging.getLogger(__name__)
 _REOPEN_DELAY_S = 0.5
 _STATS_PERIOD_S = 1.0
-_PAUSE_S = 0.5
 
 
 class PeerLink(Protocol):
@@ -128,8 +127,7 @@ class Session:
         self._base_epoch = 0
         self._base_window = 0
         self._last_window = -1
-        self._quiet_samples = 0
-        self._onset: tuple[int, float] | None = None
+        self._onset = Onset(config.quiet_dbfs)
         self._playout: Playout | None = None
         self._control: ControlSink | None = None
         self._closing = asyncio.Event()
@@ -174,8 +172,7 @@ class Session:
 
     def attach_control(self, control: ControlSink) -> None:
         """Send messages here from now on, beginning with the state; an earlier channel is closed."""
-        if self._control is not None:
-            self._control.close()
+        self._close_control()
         self._control = control
         self._send_state()
 
@@ -183,6 +180,10 @@ class Session:
         """Stop sending there; does nothing when another channel took its place."""
         if self._control is control:
             self._control = None
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
 
     async def interrupt(self) -> None:
         """Drop what is under way: sound not yet played and frames not yet shown."""
@@ -240,9 +241,9 @@ class Session:
             self._enter(Event.REST_FRAME)
         else:
             self._enter(Event.FRESH_FRAME)
-            if self._onset is not None and frame >= self._onset[0]:
-                self._metrics.ttff.observe(self._clock.now_s() - self._onset[1])
-                self._onset = None
+            ttff_s = self._onset.show(frame, self._clock.now_s())
+            if ttff_s is not None:
+                self._metrics.ttff.observe(ttff_s)
 
     def underrun(self) -> None:
         """Count an underrun."""
@@ -327,18 +328,9 @@ class Session:
             chunk = self.microphone.take()
             if chunk is None:
                 continue
-            self._find_onset(chunk)
+            self._onset.hear(chunk, self._clock.now_s())
             if self._stream is not None:
                 await self._push(self._stream, chunk)
-
-    def _find_onset(self, chunk: Chunk) -> None:
-        """Note when an utterance begins, and with which frame: sound after half a second of silence."""
-        if level_dbfs(chunk.pcm) < self._config.quiet_dbfs:
-            self._quiet_samples += len(chunk.pcm)
-            return
-        if self._quiet_samples >= _PAUSE_S * SAMPLE_RATE_HZ:
-            self._onset = (chunk.position // SAMPLES_PER_FRAME, self._clock.now_s())
-        self._quiet_samples = 0
 
     async def _push(self, stream: Stream, chunk: Chunk) -> None:
         pts = chunk.position - self._stream_start * SAMPLES_PER_FRAME
@@ -454,8 +446,8 @@ class Session:
         stream, self._stream = self._stream, None
         # Whatever one step raises, the others are taken; then `Sessions` logs it.
         async with AsyncExitStack() as steps:
-            if self._control is not None:
-                steps.callback(self._control.close)
+            # Of whichever channel is there in the end: one may still come while the connection closes.
+            steps.callback(self._close_control)
             steps.push_async_callback(self._close_in_time, peer.aclose)
             if stream is not None:
                 steps.push_async_callback(self._close_in_time, stream.aclose)

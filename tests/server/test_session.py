@@ -1,7 +1,7 @@
 """Tests of server/session.py: a whole session in virtual time, on an engine in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ class FakePeer:
     is_alive: bool = True
     num_closes: int = 0
     close_error: Exception | None = None
+    on_close: Callable[[], None] = lambda: None
 
     async def num_received(self) -> int:
         if self.is_alive:
@@ -48,6 +49,7 @@ class FakePeer:
     async def aclose(self) -> None:
         self.num_closes += 1
         self.closed.set()
+        self.on_close()
         if self.close_error is not None:
             raise self.close_error
 
@@ -368,6 +370,17 @@ async def test_a_second_control_channel_replaces_the_first() -> None:
         assert second.of("ledger")
         assert not first.of("ledger")
         r.control = second
+
+
+async def test_a_control_channel_that_comes_while_the_session_closes_is_closed_too() -> None:
+    async with room() as r:
+        late = Control()
+        r.peer.on_close = lambda: r.session.attach_control(late)
+        r.session.close()
+        await r.clock.advance(0.1)
+        assert late.states == ["closed"]
+        assert late.is_closed
+        r.control = late
 
 
 async def test_a_session_without_a_control_channel_lives_too() -> None:
