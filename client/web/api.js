@@ -1,6 +1,8 @@
 /** The server's HTTP side; the contract is client/PROTOCOL.md. */
 
 const LIMIT_MS = 15_000;
+/** A picture of 20 MB takes its time on the way up; the server waits for 30 s itself. */
+const UPLOAD_LIMIT_MS = 45_000;
 
 /** An answer that was not a success: `code` and `message` are the server's, `status` 0 means that none came. */
 export class ApiError extends Error {
@@ -22,12 +24,13 @@ export class ApiError extends Error {
 /**
  * @param {string} path
  * @param {RequestInit} [options]
+ * @param {number} [limitMs] Until the answer has to begin.
  * @returns {Promise<Response>} A successful response.
  * @throws {ApiError}
  */
-async function request(path, options = {}) {
+async function request(path, options = {}, limitMs = LIMIT_MS) {
   const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), LIMIT_MS);
+  const timer = setTimeout(() => abort.abort(), limitMs);
   try {
     const response = await fetch(path, { ...options, signal: abort.signal });
     if (!response.ok) throw await readError(response);
@@ -84,8 +87,10 @@ export async function getPortraits(uploads) {
 }
 
 /** @param {Blob} file @returns {Promise<Upload>} */
-export const postPortrait = async (file) =>
-  (await request("/api/portraits", { method: "POST", headers: { "Content-Type": file.type }, body: file })).json();
+export async function postPortrait(file) {
+  const options = { method: "POST", headers: { "Content-Type": file.type }, body: file };
+  return (await request("/api/portraits", options, UPLOAD_LIMIT_MS)).json();
+}
 
 /** @param {string} id @param {Crop} crop @returns {Promise<Upload>} */
 export const putCrop = async (id, crop) =>
