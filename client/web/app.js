@@ -32,6 +32,7 @@ const connection = new Connection({
   request: offerRequest,
   iceServers: () => info?.ice_servers ?? [],
   change: render,
+  controllable: catchUp,
   stream: (stream) => stage.showStream(stream),
   message: receive,
   voice: (voice) => meter.listen(voice?.analyser ?? null),
@@ -51,6 +52,13 @@ async function offerRequest() {
   await portraits.refresh();
   panel.clear();
   return { portrait: portraits.chosenId ?? undefined, params: params() };
+}
+
+/** Tells the server what was changed while there was no channel to tell it. @param {any} offered */
+function catchUp(offered) {
+  const { chosenId } = portraits;
+  if (chosenId && chosenId !== offered.portrait) connection.send({ type: "set_portrait", portrait: chosenId });
+  if (JSON.stringify(params()) !== JSON.stringify(offered.params)) connection.send({ type: "update", params: params() });
 }
 
 /** @param {any} message Of the control channel. */

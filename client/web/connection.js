@@ -11,6 +11,7 @@ import { VoiceError, openVoice } from "./voice.js";
  * @property {() => Promise<object>} request Portrait and params for the next offer; may upload a portrait again.
  * @property {() => RTCIceServer[]} iceServers
  * @property {(state: State) => void} change
+ * @property {(request: any) => void} controllable The control channel is open; `request` is what was offered.
  * @property {(stream: MediaStream|null) => void} stream
  * @property {(message: any) => void} message Ledger, stats, error and done messages, and state for what else it says.
  * @property {(voice: import("./voice.js").Voice|null) => void} voice
@@ -97,12 +98,16 @@ export class Connection {
   };
 
   async #openSource() {
+    const { source } = this.state;
+    // The user may have stopped, and even asked for the other voice, while the browser was asking about this one.
+    const isWanted = () => this.state.phase === "asking" && this.state.source === source;
     try {
-      const voice = await openVoice(this.state.source, (error) => this.#loseVoice(error));
-      if (this.state.phase !== "asking") return voice.close();
+      const voice = await openVoice(source, (error) => this.#loseVoice(error));
+      if (!isWanted()) return voice.close();
       this.#setVoice(voice);
       this.#dispatch({ type: "source_ready" });
     } catch (error) {
+      if (!isWanted()) return undefined;
       const known = error instanceof VoiceError ? error : new VoiceError("microphone_unknown", String(error));
       this.#dispatch({ type: "source_failed", problem: { code: known.code, detail: known.message } });
     }
@@ -146,6 +151,7 @@ export class Connection {
       refused: refuse,
       lost: () => tell({ type: this.state.phase === "offering" ? "unreachable" : "lost" }),
       stream: (stream) => this.handlers.stream(stream),
+      controllable: () => this.handlers.controllable(request),
       message: (message) => {
         if (message.type === "state") {
           this.playoutDelayMs = message.playout_delay_ms;

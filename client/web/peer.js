@@ -24,6 +24,7 @@ const SESSION_IS_GONE = 4004;
  * @property {(error: ApiError) => void} refused
  * @property {() => void} lost
  * @property {(stream: MediaStream) => void} stream
+ * @property {() => void} controllable The control channel is open.
  * @property {(message: any) => void} message A message of the control channel.
  */
 
@@ -153,6 +154,7 @@ export class Peer {
     const socket = new WebSocket(url);
     let retry = mayRetry;
     this.socket = socket;
+    socket.addEventListener("open", () => !this.isClosed && this.handlers.controllable());
     socket.addEventListener("message", (event) => {
       if (this.isClosed) return;
       const message = JSON.parse(event.data);

@@ -28,6 +28,16 @@ PICTURE = """() => {
   return {width: videoWidth, height: videoHeight, time: currentTime, paused, muted, frames: quality.totalVideoFrames};
 }"""
 
+CHANGE_WHILE_CONNECTING = """() => {
+  const stage = document.querySelector("#stage");
+  new MutationObserver((_, observer) => {
+    if (stage.dataset.phase !== "connecting") return;
+    observer.disconnect();
+    document.querySelector("#liveliness").value = "1.7";
+    document.querySelector(".tile input:not(:checked)").click();
+  }).observe(stage, {attributes: true, attributeFilter: ["data-phase"]});
+}"""
+
 SIZE = (32, 48)
 """The size at which the picture is looked at."""
 FACE = Path(__file__).parents[1] / "data" / "face.png"
@@ -131,6 +141,21 @@ def test_another_face_can_be_chosen_while_speaking(visit: Visit) -> None:
     visitor.wait_for_message(lambda message: message.get("portrait") == uploaded, num_seen=num_seen)
     request = next(message for message in visitor.sent if message["type"] == "set_portrait")
     visitor.wait_for_message(lambda message: message == {"type": "done", "id": request["id"]}, num_seen=num_seen)
+
+
+def test_what_is_changed_while_the_page_connects_reaches_the_server(visit: Visit) -> None:
+    """A face and a slider that are moved after the offer and before the control channel is open are not forgotten."""
+    visitor = visit()
+    upload(visitor, FACE)
+    visitor.page.evaluate(CHANGE_WHILE_CONNECTING)
+    visitor.start()
+    chosen = visitor.page.input_value(".tile input:checked")
+    assert not chosen.startswith("u-")
+    visitor.wait_for_message(lambda message: message.get("portrait") == chosen, num_seen=0)
+    assert visitor.received[0]["portrait"].startswith("u-"), "the change came before the offer"
+    visitor.wait_for_message(lambda message: message["type"] == "done" and message["id"] == 2, num_seen=0)
+    update = next(message for message in visitor.sent if message["type"] == "update")
+    assert update["params"]["liveliness"] == 1.7
 
 
 def test_the_frame_can_be_placed_where_no_face_is_found(visit: Visit, server: Server, tmp_path: Path) -> None:
