@@ -29,7 +29,7 @@ class LiveContext:
         ConfigError: A length that the network cannot be given.
     """
 
-    left_ms: int = 4000
+    left_ms: int = 3840
     """Sound before a window: it costs computing time."""
     right_ms: int = 160
     """Sound after a window: it is waited for, so it is delay."""
