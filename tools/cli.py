@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -277,6 +278,40 @@ def bench_quality(
         report = run(settings.engine, plan, report=lambda text: typer.echo(text, err=True))
         if output is not None:
             output.write_text(json.dumps(report, indent=2) + "\n")
+        _print(report, show, as_json)
+
+
+@bench.command("audio")
+def bench_audio(
+    context: typer.Context,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The large engine's weights, or their wav2vec2 folder.")
+    ] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Weights that have learnt nothing.")] = False,
+    audio: Annotated[Path | None, typer.Option(help="Speech; the shipped sample when left out.")] = None,
+    left_ms: Annotated[list[int] | None, typer.Option(help="Sound before a window. Repeatable.")] = None,
+    right_ms: Annotated[
+        list[int] | None, typer.Option(help="Sound after a window, which is delay. Repeatable.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows to compare.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """How far the large engine's live audio features are from those of the whole file, by context."""
+    with _reported(context):
+        if (weights is None) != random_weights:
+            rule = "either it or --random-weights has to be given"
+            raise ConfigError("--weights", None if weights is None else str(weights), rule)
+        from tools.bench.audio import Plan, load_network, random_network, run, show
+
+        plan = Plan(num_windows=windows)
+        if left_ms:
+            plan = replace(plan, left_ms=left_ms)
+        if right_ms:
+            plan = replace(plan, right_ms=right_ms)
+        network = random_network() if weights is None else load_network(weights)
+        report = run(
+            network, plan, is_random=random_weights, audio=audio, report=lambda text: typer.echo(text, err=True)
+        )
         _print(report, show, as_json)
 
 
