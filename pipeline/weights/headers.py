@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,12 @@ from pipeline.errors import WeightsError
 __all__ = ["TensorHeader", "read_header_bytes", "read_json", "read_safetensors", "read_torch", "read_torch_headers"]
 
 _LFS_POINTER = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
 _LENGTH_BYTES = 8
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
+# What torch's reader raises for damaged files, beside UnpicklingError.
+_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError, AssertionError, struct.error)
 _NOT_ONLY_TENSORS = "holds something else than tensors, which is never loaded because it could run code"
 
 
@@ -49,7 +55,7 @@ def read_safetensors(path: Path) -> dict[str, TensorHeader]:
     Raises:
         WeightsError: The file is missing, incomplete or something else.
     """
-    _refuse_what_was_not_downloaded(path)
+    _read_start(path)
     headers = {}
     try:
         with safe_open(path, "pt") as file:
@@ -80,21 +86,26 @@ def read_torch(path: Path, device: str) -> dict[str, Tensor]:
 
     Args:
         path: The file.
-        device: "cpu" maps the tensors into memory, to be read when they are used; "meta" gives shapes only.
+        device: "cpu" maps the tensors into memory, to be read when they are used (files from before torch 1.6 are read
+            at once); "meta" gives shapes only.
 
     Returns:
         The tensors by name.
 
     Raises:
-        WeightsError: The file is missing, incomplete, of an older format, or holds anything but tensors.
+        WeightsError: The file is missing, incomplete, or holds anything but tensors.
     """
-    _refuse_what_was_not_downloaded(path)
+    start = _read_start(path)
+    if start[:1] not in (_ZIP[:1], _PICKLE):
+        raise WeightsError(str(path), "is no file of torch's")
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the age of the format
+            state = torch.load(path, map_location=device, weights_only=True, mmap=start.startswith(_ZIP))
     except pickle.UnpicklingError as exc:
         raise WeightsError(str(path), _NOT_ONLY_TENSORS) from exc
-    except (RuntimeError, ValueError, EOFError) as exc:
-        raise WeightsError(str(path), f"is no complete file of torch's zip format ({_first_line(exc)})") from exc
+    except _DAMAGE as exc:
+        raise WeightsError(str(path), f"is no complete file of torch's ({_first_sentence(exc)})") from exc
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(str(path), _NOT_ONLY_TENSORS)
     return state
@@ -128,7 +139,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     Raises:
         WeightsError: The file is missing or holds no JSON object.
     """
-    _refuse_what_was_not_downloaded(path)
+    _read_start(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:
@@ -138,7 +149,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _refuse_what_was_not_downloaded(path: Path) -> None:
+def _read_start(path: Path) -> bytes:
+    """Read what tells kinds of files apart; refuse what cannot be read or was not downloaded."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_LFS_POINTER))
@@ -147,7 +159,8 @@ def _refuse_what_was_not_downloaded(path: Path) -> None:
         raise WeightsError(str(path), reason) from exc
     if start == _LFS_POINTER:
         raise WeightsError(str(path), "is only a pointer of Git LFS: the file itself was not downloaded")
+    return start
 
 
-def _first_line(exc: Exception) -> str:
-    return str(exc).partition("\n")[0].partition(". ")[0]
+def _first_sentence(exc: Exception) -> str:
+    return str(exc).partition("\n")[0].partition(". ")[0] or type(exc).__name__

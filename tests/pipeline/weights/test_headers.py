@@ -61,18 +61,28 @@ def test_a_file_of_torch_says_what_it_holds(tmp_path: Path) -> None:
     assert read_torch_headers(tmp_path / "x.pth") == HEADERS
 
 
-def test_a_file_of_torch_is_read_exactly(tmp_path: Path) -> None:
-    torch.save(TENSORS, tmp_path / "x.pth")
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_of_torch_is_read_exactly(tmp_path: Path, is_zip: bool) -> None:
+    torch.save(TENSORS, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+    assert read_torch_headers(tmp_path / "x.pth") == HEADERS
     state = read_torch(tmp_path / "x.pth", "cpu")
     assert state.keys() == TENSORS.keys()
     assert torch.equal(state["a"], TENSORS["a"])
 
 
-@pytest.mark.parametrize("num_bytes", [0, 30, -200])
-def test_a_truncated_file_of_torch_is_refused(tmp_path: Path, num_bytes: int) -> None:
-    torch.save(TENSORS, tmp_path / "x.pth")
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("num_bytes", [30, -200, -8])
+def test_a_truncated_file_of_torch_is_refused(tmp_path: Path, num_bytes: int, is_zip: bool) -> None:
+    torch.save(TENSORS, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
     (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:num_bytes])
-    with pytest.raises(WeightsError, match=r"x\.pth: is no complete file of torch's zip format \(.+\)$"):
+    with pytest.raises(WeightsError, match=r"x\.pth: (is no complete file of torch's \(.+\)$|holds something else)"):
+        read_torch_headers(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"P"])
+def test_what_torch_never_wrote_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"x\.pth: (is no file of torch's|holds something else)"):
         read_torch_headers(tmp_path / "x.pth")
 
 
