@@ -17,6 +17,7 @@ from pipeline.models.published import PUBLISHED_14B
 from pipeline.weights.headers import TensorHeader, read_json, read_safetensors, read_torch_headers
 from pipeline.weights.lora import find_pairs, published_rank
 from pipeline.weights.official import OfficialFolder, find_official, read_dit_config
+from pipeline.weights.sizes import Sizes, text_encoder_sizes, vae_config
 from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes, text_encoder_shapes, vae_shapes
 
 __all__ = ["Part", "Report", "check_folder"]
@@ -26,8 +27,8 @@ _AUDIO_WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, TensorHeader]]], ...
     ("model.safetensors", read_safetensors),
     ("pytorch_model.bin", read_torch_headers),
 )
-_AUDIO_LAYER = re.compile(r"(wav2vec2\.)?encoder\.layers\.(\d+)\.attention\.q_proj\.weight")
-_TOKENIZER_MODELS = ("tokenizer.json", "spiece.model")
+_AUDIO_LAYER = re.compile(r"wav2vec2\.encoder\.layers\.(\d+)\.attention\.q_proj\.weight")
+_TOKENIZER_NAME = "tokenizer.json"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class Report:
 
     files: OfficialFolder
     """Where the parts are."""
+    sizes: Sizes
+    """Sizes of the networks, to build them by."""
     parts: list[Part]
     """The parts."""
 
@@ -113,17 +116,18 @@ def check_folder(folder: Path) -> Report:
     shapes = dit_shapes(config)
     transformer = _check_transformer(files, shapes)
     transformer.problems[:0] = config_problems
-    return Report(
-        files,
-        [
-            transformer,
-            _check_adapter(files.adapter, config, shapes),
-            _check_vae(files.vae, config),
-            _check_text_encoder(files.text_encoder, config),
-            _check_tokenizer(files.tokenizer),
-            _check_audio_encoder(files.audio_encoder, config),
-        ],
+    vae = _read(files.vae, "video autoencoder", "portrait to latents, latents to frames", read_torch_headers)
+    text_encoder = _read(files.text_encoder, "text encoder", "prompt to rows for the transformer", read_torch_headers)
+    sizes = Sizes(
+        dit=config,
+        vae=vae_config(vae.headers, config),
+        text_encoder=text_encoder_sizes(text_encoder.headers, config),
     )
+    _check_tensors(vae, vae_shapes(sizes.vae))
+    _check_tensors(text_encoder, text_encoder_shapes(**sizes.text_encoder))
+    adapter = _check_adapter(files.adapter, config, shapes)
+    tokenizer, audio_encoder = _check_tokenizer(files.tokenizer), _check_audio_encoder(files.audio_encoder, config)
+    return Report(files, sizes, [transformer, adapter, vae, text_encoder, tokenizer, audio_encoder])
 
 
 def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
@@ -156,56 +160,25 @@ def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
 
 def _check_adapter(path: Path, config: DiTConfig, shapes: Shapes) -> Part:
     part = _read(path, "adapter", "makes four denoising steps enough", read_safetensors)
-    if part.headers:
+    if not part.problems:
         _, problems = find_pairs(part.headers, adapter_targets(shapes), published_rank(config))
         part.problems += [WeightsError(str(path), problem) for problem in problems]
     return part
 
 
-def _check_vae(path: Path, config: DiTConfig) -> Part:
-    part = _read(path, "video autoencoder", "portrait to latents, latents to frames", read_torch_headers)
-    if part.headers:
-        sizes = {}
-        if config != PUBLISHED_14B:
-            sizes = {"dim": _size(part, "encoder.conv1.weight"), "latent_channels": config.latent_channels}
-        part.problems += _compare(part.headers, vae_shapes(**sizes), lambda _: path, "the video autoencoder")
-    return part
-
-
-def _check_text_encoder(path: Path, config: DiTConfig) -> Part:
-    part = _read(path, "text encoder", "prompt to rows for the transformer", read_torch_headers)
-    if part.headers:
-        sizes = {}
-        if config != PUBLISHED_14B:
-            table = "blocks.0.pos_embedding.embedding.weight"
-            sizes = {
-                "vocabulary": _size(part, "token_embedding.weight"),
-                "dim": config.text_dim or 0,
-                "ffn_dim": _size(part, "blocks.0.ffn.gate.0.weight"),
-                "num_layers": sum(name.endswith(".norm1.weight") for name in part.headers),
-                "num_buckets": _size(part, table),
-                "num_heads": _size(part, table, axis=1),
-            }
-        part.problems += _compare(part.headers, text_encoder_shapes(**sizes), lambda _: path, "the text encoder")
-    return part
-
-
-def _size(part: Part, name: str, axis: int = 0) -> int:
-    """Read a size that only the file itself knows; 0 where the tensor is missing."""
-    shape = part.headers[name].shape if name in part.headers else ()
-    return shape[axis] if axis < len(shape) else 0
+def _check_tensors(part: Part, shapes: Shapes) -> None:
+    """Compare a part that is one file, unless that was unreadable anyway."""
+    if not part.problems:
+        part.problems += _compare(part.headers, shapes, lambda _: part.path, f"the {part.name}")
 
 
 def _check_tokenizer(folder: Path) -> Part:
-    part = Part(name="tokenizer", purpose="prompt to numbers for the text encoder", path=folder)
-    models = [folder / name for name in _TOKENIZER_MODELS if (folder / name).is_file()]
-    if not models:
-        part.problems.append(WeightsError(str(folder), f"there is neither {' nor '.join(_TOKENIZER_MODELS)}"))
+    part = Part(name="tokenizer", purpose="prompt to numbers for the text encoder", path=folder / _TOKENIZER_NAME)
     try:
-        read_json(folder / "tokenizer_config.json")
+        read_json(part.path)
+        part.num_bytes = part.path.stat().st_size
     except WeightsError as exc:
         part.problems.append(exc)
-    part.num_bytes = sum(path.stat().st_size for path in models)
     return part
 
 
@@ -215,13 +188,12 @@ def _check_audio_encoder(folder: Path, config: DiTConfig) -> Part:
         (folder / _AUDIO_WEIGHTS[0][0], _AUDIO_WEIGHTS[0][1]),
     )
     part = _read(path, "audio encoder", "sound to features for the transformer", read)
-    layers = {match[2] for name in part.headers if (match := _AUDIO_LAYER.fullmatch(name))}
+    layers = {match[1] for name in part.headers if (match := _AUDIO_LAYER.fullmatch(name))}
     num_layers = config.num_audio_layers - 1
-    if part.headers and len(layers) != num_layers:
+    if not part.problems and len(layers) != num_layers:
         rule = f"it has {len(layers)} layers, but the transformer reads {num_layers} (and their input)"
         part.problems.append(WeightsError(str(path), rule))
     try:
-        read_json(folder / "preprocessor_config.json")
         given = read_json(folder / "config.json")
     except WeightsError as exc:
         part.problems.append(exc)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.models.dit_config import DiTConfig
 from pipeline.models.published import PUBLISHED_14B
+from pipeline.models.wan_vae import PUBLISHED_WAN_VAE
 from pipeline.weights.official import ADAPTER_FOLDER, ADAPTER_NAME, BASE_FOLDER, OfficialFolder
 from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes, text_encoder_shapes, vae_shapes
 
@@ -36,8 +37,16 @@ TINY_DIT = dataclasses.replace(
     audio_inject_layers=(0, 1, 3),
 )
 TINY_RANK = 4
-TINY_VAE: Shapes = vae_shapes(dim=8)
-TINY_TEXT_ENCODER: Shapes = text_encoder_shapes(vocabulary=300, dim=48, ffn_dim=96, num_heads=4, num_layers=2)
+TINY_VAE = dataclasses.replace(PUBLISHED_WAN_VAE, width=8)
+TINY_TEXT_ENCODER_SIZES = {
+    "vocabulary_tokens": 300,
+    "dim": 48,
+    "attention_dim": 48,
+    "ffn_dim": 96,
+    "num_heads": 4,
+    "num_layers": 2,
+    "num_buckets": 32,
+}
 
 PREFIXES = ("", "base_model.model.", "diffusion_model.")
 INFIXES = (".default", "")
@@ -50,8 +59,9 @@ def write_checkpoint(folder: Path, config: DiTConfig = TINY_DIT) -> OfficialFold
     base.mkdir(parents=True)
     write_transformer(base, config)
     write_adapter(files.adapter, config)
-    torch.save(recipe_weights(TINY_VAE), files.vae)
-    torch.save(recipe_weights(TINY_TEXT_ENCODER, torch.bfloat16), files.text_encoder)
+    torch.save(recipe_weights(vae_shapes(TINY_VAE)), files.vae)
+    text_encoder = text_encoder_shapes(**TINY_TEXT_ENCODER_SIZES)
+    torch.save(recipe_weights(text_encoder, torch.bfloat16), files.text_encoder)
     write_tokenizer(files.tokenizer)
     write_audio_encoder(files.audio_encoder, config)
     return files

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ from torch import Tensor
 
 from pipeline.errors import WeightsError
 from pipeline.models.published import PUBLISHED_14B
-from pipeline.weights.check import Report, check_folder
-from pipeline.weights.official import OfficialFolder
-from tests.fakes.checkpoint import write_checkpoint
+from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder
+from pipeline.models.wav2vec import Wav2Vec
+from pipeline.weights.check import check_folder
+from pipeline.weights.merged import load_transformer
+from pipeline.weights.vae import load_vae
+from tests.fakes.checkpoint import TINY_DIT, write_checkpoint
 
 pytestmark = pytest.mark.unit
 
@@ -88,6 +92,23 @@ def test_a_whole_folder_has_no_problem_and_every_part(whole: Path) -> None:
     assert parts["tokenizer"].num_bytes > 0
     assert parts["audio encoder"].path.name == "model.safetensors"
     assert all(part.purpose for part in report.parts)
+
+
+def test_what_passes_the_check_is_what_the_loaders_take(whole: Path) -> None:
+    report = check_folder(whole)
+    files, sizes, config = report.require(), report.sizes, report.sizes.dit
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    transformer = load_transformer(files, device=cpu, cache=None)
+    vae = load_vae(files.vae, sizes.vae, device=cpu, dtype=dtype)
+    audio_encoder = Wav2Vec.load(files.audio_encoder, device=cpu, dtype=dtype)
+    text_config = replace(PUBLISHED_TEXT_ENCODER, **sizes.text_encoder, max_prompt_tokens=config.text_len)
+    with TextEncoder.load(files.text_encoder, files.tokenizer, config=text_config) as text_encoder:
+        rows_BLC = text_encoder.encode("a person talks, quietly")
+    assert transformer.config == config == TINY_DIT
+    assert rows_BLC.shape[-1] == config.text_dim
+    assert len(transformer.encode_text(rows_BLC)) == config.num_layers
+    assert (audio_encoder.dim, audio_encoder.num_layers) == (config.audio_dim, config.num_audio_layers)
+    assert vae.encode(torch.zeros(1, 1, 3, 64, 64)).shape == (1, config.latent_channels, 1, 8, 8)
 
 
 def test_a_missing_shard_is_one_problem(folder: Path, base: Path) -> None:
@@ -163,7 +184,7 @@ def test_the_first_problem_is_raised_with_the_number_of_the_others(folder: Path,
     (base / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
     shutil.rmtree(base / "google")
     with pytest.raises(
-        WeightsError, match=r"VAE\.pth: is missing \(and 3 more problems, which `visavis weights check` names"
+        WeightsError, match=r"VAE\.pth: is missing \(and 2 more problems, which `visavis weights check` names"
     ):
         check_folder(folder).require()
 
@@ -236,7 +257,7 @@ def test_an_audio_encoder_with_too_few_layers_is_told(folder: Path, base: Path) 
 
 def test_a_missing_tokenizer_is_told(folder: Path, base: Path) -> None:
     (base / "google" / "umt5-xxl" / "tokenizer.json").unlink()
-    assert only_problem(folder).endswith("umt5-xxl: there is neither tokenizer.json nor spiece.model")
+    assert only_problem(folder).endswith("umt5-xxl/tokenizer.json: is missing")
 
 
 def test_without_sizes_the_published_ones_are_expected(folder: Path, base: Path) -> None:
@@ -255,6 +276,9 @@ def test_at_the_published_sizes_no_part_may_have_others(folder: Path, base: Path
     assert "lora_A.default.weight is [4, 128], but it has to be [128, 5120]" in words
 
 
-def test_an_empty_report_is_faultless(tmp_path: Path) -> None:
-    files = OfficialFolder(tmp_path, tmp_path / "x")
-    assert Report(files, []).require() is files
+@pytest.mark.parametrize("name", ["Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"])
+def test_a_file_without_tensors_lacks_all_of_them(folder: Path, base: Path, name: str) -> None:
+    torch.save({}, base / name)
+    problems = check_folder(folder).problems
+    assert len(problems) > 1
+    assert all(problem.path == str(base / name) and problem.reason.endswith("is missing") for problem in problems)

@@ -7,6 +7,9 @@ import math
 import pytest
 
 from pipeline.models.published import PUBLISHED_14B
+from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, published_shapes
+from pipeline.models.wan_vae import PUBLISHED_WAN_VAE
+from pipeline.weights.sizes import PUBLISHED_TEXT_ENCODER_SIZES
 from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes, text_encoder_shapes, vae_shapes
 from tests.fakes.checkpoint import TINY_DIT
 
@@ -18,8 +21,8 @@ pytestmark = pytest.mark.unit
     [
         (dit_shapes(PUBLISHED_14B), 1260, 16_295_755_609),
         (dit_shapes(TINY_DIT), 180, 1_922_233),
-        (vae_shapes(), 194, 126_892_531),
-        (text_encoder_shapes(), 242, 5_680_910_336),
+        (vae_shapes(PUBLISHED_WAN_VAE), 194, 126_892_531),
+        (text_encoder_shapes(**PUBLISHED_TEXT_ENCODER_SIZES), 242, 5_680_910_336),
     ],
 )
 def test_the_tables_have_the_published_counts(shapes: Shapes, num_tensors: int, num_parameters: int) -> None:
@@ -42,7 +45,7 @@ def test_the_adapter_leaves_other_layers_alone(name: str) -> None:
 
 
 def test_names_of_the_vae_are_those_of_the_file() -> None:
-    shapes = vae_shapes()
+    shapes = vae_shapes(PUBLISHED_WAN_VAE)
     assert shapes["encoder.downsamples.5.time_conv.weight"] == (192, 192, 3, 1, 1)
     assert shapes["decoder.upsamples.3.time_conv.weight"] == (768, 384, 3, 1, 1)
     assert shapes["decoder.upsamples.11.resample.1.weight"] == (96, 192, 3, 3)
@@ -50,7 +53,5 @@ def test_names_of_the_vae_are_those_of_the_file() -> None:
     assert shapes["encoder.head.2.bias"] == (32,)
 
 
-def test_names_of_the_text_encoder_are_those_of_the_file() -> None:
-    shapes = text_encoder_shapes()
-    assert shapes["blocks.23.pos_embedding.embedding.weight"] == (32, 64)
-    assert shapes["blocks.0.ffn.gate.0.weight"] == (10240, 4096)
+def test_names_of_the_text_encoder_are_those_that_its_loader_takes() -> None:
+    assert text_encoder_shapes(**PUBLISHED_TEXT_ENCODER_SIZES) == published_shapes(PUBLISHED_TEXT_ENCODER)
