@@ -10,9 +10,8 @@ Shape letters: B batch (of 1), N samples, C channels, T states, D width.
 from __future__ import annotations
 
 import copy
-import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -134,38 +133,47 @@ class Wav2Vec(nn.Module):
             WeightsError: A file is missing or damaged, the network is of another kind, or a tensor does not fit.
         """
         config = _read_config(folder / "config.json")
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            path = folder / "pytorch_model.bin"
+        path = _find_weights(folder)
         read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
         with torch.device("meta"):
             network = cls(config)
         try:
-            weights = {name: tensor.to(device, dtype) for name, tensor in read(path)}
+            weights = _folded({name: tensor.to(device, dtype) for name, tensor in read(path)})
         except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
             raise WeightsError(str(path), f"cannot be read ({_first_line(exc)})") from exc
-        weights = _folded(weights)
         _check(weights, network.state_dict(), path)
         network.load_state_dict(weights, assign=True)
         return network.eval().requires_grad_(False)
 
 
+def _find_weights(folder: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(str(folder), "it holds neither model.safetensors nor pytorch_model.bin")
+
+
 def _read_config(path: Path) -> Wav2Vec2Config:
     try:
         config = Wav2Vec2Config.from_json_file(str(path))
+        field_samples, hop_samples = _receptive_field(config.conv_kernel, config.conv_stride)
     except (OSError, ValueError, TypeError, StrictDataclassError) as exc:
         raise WeightsError(str(path), f"the sizes cannot be read ({_first_line(exc)})") from exc
-    strides = list(config.conv_stride)
-    hop_samples = math.prod(strides)
-    field_samples = 1 + sum(
-        (kernel - 1) * math.prod(strides[:index]) for index, kernel in enumerate(config.conv_kernel)
-    )
-    if (hop_samples, field_samples) != (STATE_HOP_SAMPLES, STATE_FIELD_SAMPLES):
+    if (field_samples, hop_samples) != (STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES):
         reason = f"a state is made of {field_samples} samples every {hop_samples}"
         raise WeightsError(str(path), f"{reason}, but it has to be {STATE_FIELD_SAMPLES} every {STATE_HOP_SAMPLES}")
     if not config.do_stable_layer_norm:
         raise WeightsError(str(path), "do_stable_layer_norm is false, but it has to be true")
     return config
+
+
+def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Count the samples that make a state, and those from one state to the next."""
+    field_samples, hop_samples = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        field_samples += (kernel - 1) * hop_samples
+        hop_samples *= stride
+    return field_samples, hop_samples
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -178,7 +186,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _read_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
     # Files of very old versions are no archives and cannot be mapped into memory.
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"it holds a {type(state).__name__}, but it has to hold named tensors")
     for name in list(state):
         tensor = state.pop(name)
@@ -194,9 +202,13 @@ def _is_needed(name: str) -> bool:
 def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Make one weight of the two parts that it is stored in, with the rounding of the weights' dtype."""
     for norm, direction in _WEIGHT_PARTS:
-        if norm in weights and direction in weights:
-            rest = {name: tensor for name, tensor in weights.items() if name not in (norm, direction)}
-            return rest | {f"{_POSITIONS}.weight": torch._weight_norm(weights[direction], weights[norm], 2)}
+        if norm not in weights or direction not in weights:
+            continue
+        given, right = tuple(weights[norm].shape), (1, 1, weights[direction].shape[-1])
+        if given != right:  # The kernel does not look.
+            raise ValueError(f"{norm} has shape {given}, but it has to be {right}")
+        rest = {name: tensor for name, tensor in weights.items() if name not in (norm, direction)}
+        return rest | {f"{_POSITIONS}.weight": torch._weight_norm(weights[direction], weights[norm], 2)}
     return weights
 
 

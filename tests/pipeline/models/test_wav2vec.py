@@ -129,6 +129,10 @@ def _wider(state: State) -> State:
     return {**state, "wav2vec2.feature_projection.projection.bias": torch.zeros(17)}
 
 
+def _wrong_split(state: State) -> State:
+    return {**state, f"{POSITIONS}.parametrizations.weight.original0": torch.zeros(1, 1, 15)}
+
+
 def _half_split(state: State) -> State:
     del state[f"{POSITIONS}.parametrizations.weight.original0"]
     return state
@@ -140,6 +144,7 @@ def _half_split(state: State) -> State:
         (_without_a_bias, "2 tensors are missing, the first is wav2vec2.encoder.layer_norm.bias"),
         (_with_an_adapter, "1 tensors are not of this network, the first is wav2vec2.adapter.proj.weight"),
         (_wider, r"projection.bias has shape \(17,\), but it has to be \(16,\)"),
+        (_wrong_split, r"original0 has shape \(1, 1, 15\), but it has to be \(1, 1, 16\)"),
         (_half_split, "1 tensors are missing, the first is wav2vec2.encoder.pos_conv_embed.conv.weight"),
     ],
 )
@@ -154,6 +159,7 @@ def test_tensors_that_do_not_fit_are_named(
     ("key", "value", "pattern"),
     [
         ("conv_stride", [5, 2, 2, 2, 2, 2, 4], "a state is made of 400 samples every 640, but it has to be 400 every"),
+        ("conv_stride", [5, 2], "the sizes cannot be read"),
         ("do_stable_layer_norm", False, "do_stable_layer_norm is false, but it has to be true"),
     ],
 )
@@ -191,7 +197,7 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, is_archive: bo
 @pytest.mark.parametrize(
     ("name", "data", "pattern"),
     [
-        ("pytorch_model.bin", None, "pytorch_model.bin: cannot be read .no such file or directory"),
+        ("pytorch_model.bin", None, "it holds neither model.safetensors nor pytorch_model.bin"),
         ("pytorch_model.bin", b"", "pytorch_model.bin: cannot be read"),
         ("pytorch_model.bin", b"PK\x03\x04cut off", "pytorch_model.bin: cannot be read"),
         ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", "model.safetensors: cannot be read"),
@@ -211,8 +217,9 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str, data: by
         _load(tmp_path)
 
 
-def test_a_file_that_holds_no_named_tensors_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("held", "kind"), [(torch.zeros(3), "Tensor"), ({"model": {"a": torch.zeros(3)}}, "dict")])
+def test_a_file_that_holds_no_named_tensors_is_refused(tmp_path: Path, held: object, kind: str) -> None:
     write_tiny_folder(tmp_path)
-    torch.save(torch.zeros(3), tmp_path / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="it holds a Tensor, but it has to hold named tensors"):
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=f"it holds a {kind}, but it has to hold named tensors"):
         _load(tmp_path)
