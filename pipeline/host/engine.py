@@ -207,6 +207,15 @@ class WorkerEngine:
             await self._clean_up_task
 
     async def _supervise(self) -> None:
+        try:
+            await self._keep_worker()
+        except Exception as exc:
+            # The root of the task: an engine that nobody supervises would be starting for ever.
+            _logger.exception("the supervisor of the engine failed")
+            self.failure = WorkerError(f"the engine failed: {type(exc).__name__}: {exc}")
+            self._become("failed")
+
+    async def _keep_worker(self) -> None:
         num_failures = 0
         while True:
             ready_for_s, is_permanent = await self._run_worker()

@@ -83,6 +83,20 @@ async def test_an_engine_that_never_gets_ready_is_given_up() -> None:
         assert (engine.state, engine.num_restarts) == ("failed", 1)
 
 
+async def test_an_engine_whose_supervisor_fails_says_so_and_leaves_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    moments = [0.0]  # A clock that fails when it is asked a second time: how long was the worker ready?
+    engine = WorkerEngine(EngineConfig(name="pattern"), now_s=moments.pop)
+    engine.start()
+    await engine.wait_ready()
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+    await wait_until(engine, lambda: engine.state == "failed")
+    with pytest.raises(WorkerError, match="the engine failed: IndexError: pop from empty list"):
+        await engine.wait_ready()
+    assert "the supervisor of the engine failed" in caplog.text
+    await engine.aclose()
+
+
 async def test_a_warm_up_that_hangs_runs_into_its_deadline() -> None:
     pattern = {"fault": "stall", "fault_at_warm_up": True}
     async with run_engine(pattern=pattern, ready_timeout_s=1.0, max_restarts=0) as engine:
