@@ -83,7 +83,7 @@ class UnknownHost(SessionError, ValueError):
         self.host = host
 
     def __str__(self) -> str:
-        return f"host {self.host[:80]!r} is no name of this server; server.allowed_hosts adds names"
+        return f"host {self.host[:80]!r} is no name of this server; --set server.allowed_hosts=[NAME] adds one"
 
 
 class NotFound(SessionError):

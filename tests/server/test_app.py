@@ -441,7 +441,8 @@ async def test_a_request_to_a_name_of_somebody_else_is_refused_and_says_how_name
             assert response.status_code == 421
             assert response.json()["error"] == {
                 "code": "unknown_host",
-                "message": "host 'evil.example:8080' is no name of this server; server.allowed_hosts adds names",
+                "message": "host 'evil.example:8080' is no name of this server; "
+                "--set server.allowed_hosts=[NAME] adds one",
             }
             assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert (await s.client.get("/api/info", headers={"Host": "avatar.example"})).status_code == 200
