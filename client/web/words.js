@@ -148,7 +148,7 @@ export function statusOf(state, { info, isMuted, nowMs }) {
     case "waiting":
       return waitingStatus(state, info, nowMs);
     default:
-      return { tone: "alert", title: problemOf(state).title, hint: "" };
+      return { tone: "alert", title: problemOf(state).title, hint: problemOf(state).text };
   }
 }
 

@@ -228,6 +228,7 @@ def test_a_refused_microphone_is_explained(browser_without_microphone: Browser, 
     visitor.page.wait_for_selector("#stage[data-phase=failed]")
     assert "microphone is blocked" in visitor.notice()
     assert "Allow it" in visitor.notice()
+    assert "Allow it" in visitor.page.inner_text("#announce"), "a screen reader says only what happened"
     assert visitor.page.inner_text("#main") == "Try again"
     visitor.shoot("refused")
     visitor.page.click("#other")
