@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -133,7 +134,7 @@ async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=config.server.max_json_bytes,
-            timeout_graceful_shutdown=int(config.server.shutdown_timeout_s),
+            timeout_graceful_shutdown=math.ceil(config.server.shutdown_timeout_s),
         ),
         on_started=lambda: announce(f"Open {page_address(config.server, listener)}"),
     )
