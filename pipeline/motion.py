@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
+from pipeline.geometry import FPS
 
 __all__ = ["MOTION_CHANNELS", "MotionPlanner"]
 
 MOTION_CHANNELS = ("yaw", "pitch", "roll", "blink", "gaze_x", "gaze_y", "brow")
 
-FPS = 25
 POSE_STD_RAD = np.array([0.050, 0.026, 0.020])
 """Standard deviation of the poses that the head moves between at liveliness 1."""
 SPRING_RATE_HZ = np.array([0.75, 0.85, 0.6])
