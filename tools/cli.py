@@ -1,4 +1,4 @@
-"""The command line: `visavis serve`, `visavis render`, `visavis bench`.
+"""The command line: `visavis serve`, `visavis render`, `visavis bench`, `visavis weights`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. A failure is one line on stderr; `--verbose`
 adds the traceback. Commands import what they need when they run, so that `--help` is quick and never loads torch.
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure this machine and these weights.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+weights = typer.Typer(help="The large engine's weights.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -313,6 +315,37 @@ def bench_audio(
             network, plan, is_random=random_weights, audio=audio, report=lambda text: typer.echo(text, err=True)
         )
         _print(report, show, as_json)
+
+
+@weights.command("check")
+def weights_check(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds Wan2.2-S2V-14B/ and LiveAvatar/.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Name every missing, extra or mis-shaped tensor of a folder, without loading it."""
+    with _reported(context):
+        from tools.weights import check, show
+
+        report = check(folder)
+        _print(report, show, as_json)
+    if not report["is_whole"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@weights.command("pull")
+def weights_pull(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the weights go; what is there is kept.")],
+) -> None:
+    """Fetch the published weights (47 GB) from the Hugging Face Hub, or from the mirror that HF_ENDPOINT names."""
+    with _reported(context):
+        _log_to_stderr(context)
+        from rich.console import Console
+
+        from tools.weights import fetch
+
+        fetch(folder, Console(stderr=True), announce=typer.echo)
 
 
 def _print(report: dict[str, Any], show: Callable[[dict[str, Any], Console], None], as_json: bool) -> None:
