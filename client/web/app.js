@@ -54,10 +54,10 @@ async function offerRequest() {
   return { portrait: portraits.chosenId ?? undefined, params: params() };
 }
 
-/** Tells the server what was changed while there was no channel to tell it. @param {any} offered */
-function catchUp(offered) {
+/** Tells the server what was changed while there was no channel to tell it. @param {any} offered @param {string|null} shown */
+function catchUp(offered, shown) {
   const { chosenId } = portraits;
-  if (chosenId && chosenId !== offered.portrait) connection.send({ type: "set_portrait", portrait: chosenId });
+  if (chosenId && chosenId !== shown) connection.send({ type: "set_portrait", portrait: chosenId });
   if (JSON.stringify(params()) !== JSON.stringify(offered.params)) connection.send({ type: "update", params: params() });
 }
 

@@ -11,7 +11,8 @@ import { VoiceError, openVoice } from "./voice.js";
  * @property {() => Promise<object>} request Portrait and params for the next offer; may upload a portrait again.
  * @property {() => RTCIceServer[]} iceServers
  * @property {(state: State) => void} change
- * @property {(request: any) => void} controllable The control channel is open; `request` is what was offered.
+ * @property {(request: any, portrait: string|null) => void} controllable The control channel is open; `request` is what
+ *     was offered, `portrait` is shown.
  * @property {(stream: MediaStream|null) => void} stream
  * @property {(message: any) => void} message Ledger, stats, error and done messages, and state for what else it says.
  * @property {(voice: import("./voice.js").Voice|null) => void} voice
@@ -151,7 +152,7 @@ export class Connection {
       refused: refuse,
       lost: () => tell({ type: this.state.phase === "offering" ? "unreachable" : "lost" }),
       stream: (stream) => this.handlers.stream(stream),
-      controllable: () => this.handlers.controllable(request),
+      controllable: (portrait) => this.handlers.controllable(request, portrait),
       message: (message) => {
         if (message.type === "state") {
           this.playoutDelayMs = message.playout_delay_ms;

@@ -24,7 +24,7 @@ const SESSION_IS_GONE = 4004;
  * @property {(error: ApiError) => void} refused
  * @property {() => void} lost
  * @property {(stream: MediaStream) => void} stream
- * @property {() => void} controllable The control channel is open.
+ * @property {(portrait: string|null) => void} controllable The control channel is open, and this portrait is shown.
  * @property {(message: any) => void} message A message of the control channel.
  */
 
@@ -153,13 +153,16 @@ export class Peer {
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(url);
     let retry = mayRetry;
+    let isGreeted = false;
     this.socket = socket;
-    socket.addEventListener("open", () => !this.isClosed && this.handlers.controllable());
     socket.addEventListener("message", (event) => {
       if (this.isClosed) return;
       const message = JSON.parse(event.data);
       retry ||= message.type === "state";
       this.handlers.message(message);
+      if (message.type !== "state" || isGreeted) return;
+      isGreeted = true;
+      this.handlers.controllable(message.portrait);
     });
     socket.addEventListener("close", (event) => {
       if (this.isClosed) return;
