@@ -103,17 +103,14 @@ def _misfits(headers: Mapping[str, TensorHeader], pair: Pair, layer_shape: tuple
             yield f"tensor {name} is {headers[name].dtype}, but it has to be one of {', '.join(_TYPES)}"
 
 
-def merge_pair(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """Add the product of a pair to a weight.
+def merge_pair(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
+    """Add the product of a pair to a weight, in float32.
 
     Args:
-        weight: (out, in).
+        weight: (out, in); the sum takes its place, rounded to its dtype.
         down: A, (rank, in), on the same device.
         up: B, (out, rank), on the same device.
         scale: Factor of the product.
-
-    Returns:
-        The sum, formed in float32, in the dtype of the weight.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -121,7 +118,7 @@ def merge_pair(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor
         product = up.float() @ down.float()
     finally:
         torch.set_float32_matmul_precision(precision)
-    return product.mul_(scale).add_(weight).to(weight.dtype)
+    weight.copy_(product.mul_(scale).add_(weight))
 
 
 class Adapter:
@@ -142,17 +139,16 @@ class Adapter:
         """Merge the adapter into the transformer's tensors as they pass.
 
         Args:
-            tensors: Names and tensors, on the device on which to merge.
+            tensors: Names and tensors, on the device on which to merge; weights of adapted layers are changed in place.
 
         Yields:
-            The same names; weights of adapted layers are new tensors.
+            The same.
         """
         for name, value in tensors:
             pair = self._pairs.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-            if pair is None:
-                yield name, value
-            else:
-                yield name, merge_pair(value, self._read(pair.down, value), self._read(pair.up, value), self._scale)
+            if pair is not None:
+                merge_pair(value, self._read(pair.down, value), self._read(pair.up, value), self._scale)
+            yield name, value
 
     def _read(self, key: str, weight: Tensor) -> Tensor:
         return self._file.get_tensor(key).to(weight.device)  # type: ignore[no-any-return, no-untyped-call]
