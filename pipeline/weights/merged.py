@@ -18,13 +18,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import WeightsError
@@ -41,9 +42,9 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 MAX_COPIES = 2
 """Copies kept; a new one replaces the one that was not used for longest."""
-SHARD_BYTES = 2**29
-"""Size at which a shard of a copy is written; one shard is held in memory, twice, while it is gathered and written."""
-_HASH_THREADS = 4
+SHARD_BYTES = 2**28
+"""Size at which a shard of a copy is written; two of them are in memory, one being written and one being gathered."""
+_HASH_THREADS = 8
 
 
 def load_transformer(files: OfficialFolder, *, device: torch.device, cache: Path | None) -> DiT:
@@ -138,8 +139,8 @@ class MergedCopy:
         Yields:
             What was given.
         """
-        with _sole_writer(self._cache) as partial:
-            writer = None if partial is None or not self._has_room() else _Writer(partial, self._shard_bytes)
+        with _sole_writer(self._cache) as partial, ThreadPoolExecutor(1, "merged copy") as pool:
+            writer = None if partial is None or not self._has_room() else _Writer(partial, self._shard_bytes, pool)
             for name, value in tensors:
                 if writer is not None and not writer.add(name, value):
                     writer = None
@@ -167,28 +168,34 @@ class MergedCopy:
 
 
 class _Writer:
-    """Gathers tensors and writes them shard by shard into a folder that is not yet the copy."""
+    """Gathers tensors and writes them shard by shard into a folder that is not yet the copy.
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    One shard is written, in another thread, while the next one is gathered.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, pool: Executor) -> None:
         self._folder = folder
         self._shard_bytes = shard_bytes
+        self._pool = pool
         self._gathered: dict[str, Tensor] = {}
         self._num_bytes = 0
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, Future[str]] = {}
 
     def add(self, name: str, value: Tensor) -> bool:
         """Take a tensor; say whether it went well."""
         self._gathered[name] = value.cpu()
         self._num_bytes += value.nbytes
-        return self._num_bytes < self._shard_bytes or self._attempt(self._write_shard)
+        return self._num_bytes < self._shard_bytes or self._attempt(self._submit)
 
     def finish(self, folder: Path, made_of: dict[str, Any]) -> bool:
         """Write what is left and the manifest, and give the folder its name; say whether it went well."""
 
         def close() -> None:
-            self._write_shard()
-            manifest = {"made_of": made_of, "sha256": self._digests}
-            (self._folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            if self._gathered:
+                self._submit()
+            digests = {name: digest.result() for name, digest in self._digests.items()}
+            manifest = json.dumps({"made_of": made_of, "sha256": digests}, indent=2)
+            (self._folder / "manifest.json").write_text(manifest + "\n")
             self._folder.rename(folder)
 
         return self._attempt(close)
@@ -196,20 +203,26 @@ class _Writer:
     def _attempt(self, write: Callable[[], None]) -> bool:
         try:
             write()
-        except OSError as exc:
-            logger.warning("no merged copy is written: %s: %s", self._folder, exc.strerror)
+        except (OSError, SafetensorError) as exc:
+            logger.warning("no merged copy is written: %s: %s", self._folder, exc)
             shutil.rmtree(self._folder, ignore_errors=True)
             return False
         return True
 
-    def _write_shard(self) -> None:
-        if not self._gathered:
-            return
-        data = save(self._gathered)
-        name = f"{len(self._digests):05}.safetensors"
-        (self._folder / name).write_bytes(data)
-        self._digests[name] = hashlib.sha256(data).hexdigest()
+    def _submit(self) -> None:
+        """Have the gathered shard written, once the one before it is."""
+        for digest in self._digests.values():
+            digest.result()
+        path = self._folder / f"{len(self._digests):05}.safetensors"
+        self._digests[path.name] = self._pool.submit(_write_shard, path, self._gathered)
         self._gathered, self._num_bytes = {}, 0
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write a shard and return its checksum."""
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
