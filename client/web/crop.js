@@ -24,6 +24,8 @@ export class UploadDialog {
     this.zoom = this.find("#crop-zoom");
     /** @type {Chosen|null} */
     this.chosen = null;
+    /** The file that is on its way; an answer about another one comes too late. @type {File|null} */
+    this.sending = null;
     /** @type {string|null} */
     this.url = null;
     this.aspect = 1;
@@ -86,14 +88,15 @@ export class UploadDialog {
     if (file.size > MAX_BYTES) return this.#say(words.upload.tooLarge(file.size));
     if (!TYPES.includes(file.type)) return this.#say(words.upload.wrongType(file.type));
     this.#say(words.upload.sending, true);
+    this.sending = file;
     try {
       const chosen = { file, upload: await postPortrait(file) };
-      if (!this.dialog.open) return undefined;
+      if (this.sending !== file) return undefined;
       if (!chosen.upload.face_found) return this.#showCrop(chosen, words.upload.noFace);
       this.onChosen(chosen);
       return this.dialog.close();
     } catch (error) {
-      return this.#say(uploadProblem(error));
+      return this.sending === file ? this.#say(uploadProblem(error)) : undefined;
     }
   }
 
@@ -115,6 +118,7 @@ export class UploadDialog {
   }
 
   #release() {
+    this.sending = null;
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = null;
     this.chosen = null;

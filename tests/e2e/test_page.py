@@ -14,7 +14,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
     from tests.e2e.conftest import Server, Visitor
 
@@ -302,6 +302,24 @@ def test_a_file_that_is_no_picture_is_refused_in_words(visit: Visit, tmp_path: P
     movie.write_bytes(b"GIF89a")
     visitor.page.set_input_files("#upload-file", movie)
     visitor.page.wait_for_selector("#upload-say:has-text('JPEG, PNG or WebP')")
+
+
+def test_a_dialog_that_was_closed_forgets_the_picture_that_it_was_sending(visit: Visit) -> None:
+    """The answer about it neither chooses a face nor closes the dialog that was opened anew."""
+    visitor = visit()
+    page = visitor.page
+    held: list[Route] = []
+    page.route("**/api/portraits", lambda route: held.append(route))  # Playwright looks into what it calls
+    page.click("#upload")
+    page.set_input_files("#upload-file", FACE)
+    page.wait_for_selector("#upload-dialog[data-busy]")
+    page.click("#upload-dialog [data-close] >> nth=0")
+    page.click("#upload")
+    with page.expect_response("**/api/portraits"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert page.locator("#upload-dialog[open]").count() == 1
+    assert not page.input_value(".tile input:checked").startswith("u-")
 
 
 @pytest.mark.parametrize("width_px", [360, 390, 768, 1280])
