@@ -123,11 +123,11 @@ def upstream_config(config: DiTConfig) -> dict[str, object]:
 
 
 def adapter_weights(config: DiTConfig, *, seed: str = "") -> dict[str, tuple[Tensor, Tensor]]:
-    """Make A and B of every adapted layer, bfloat16; another seed, another adapter."""
+    """Make A and B of every adapted layer, bfloat16, of about the weights' size; another seed, another adapter."""
     return {
         name: (
-            recipe(f"{seed}{name}.lora_A", (TINY_RANK, shape[1])).bfloat16(),
-            recipe(f"{seed}{name}.lora_B", (shape[0], TINY_RANK)).bfloat16(),
+            (recipe(f"{seed}{name}.lora_A", (TINY_RANK, shape[1])) / shape[1] ** 0.5).bfloat16(),
+            (recipe(f"{seed}{name}.lora_B", (shape[0], TINY_RANK)) / TINY_RANK**0.5).bfloat16(),
         )
         for name, shape in adapter_targets(dit_shapes(config)).items()
     }

@@ -61,7 +61,7 @@ def test_the_merge_is_the_sum_in_float32_and_touches_the_adapted_layers_only(pat
         if name.removesuffix(".weight") in pairs and name.endswith(".weight"):
             down, up = (side.double() for side in pairs[name.removesuffix(".weight")])
             torch.testing.assert_close(actual[name], (weight.double() + 0.5 * up @ down).float(), rtol=1e-6, atol=1e-6)
-            assert (actual[name] - weight).abs().max() > 0.1
+            assert (actual[name] - weight).abs().max() > 0.03
         else:
             assert torch.equal(actual[name], weight)
 

@@ -246,7 +246,8 @@ def test_a_copy_that_fails_half_way_lets_the_tensors_pass(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         yield "a", torch.zeros(3)
-        shutil.rmtree(cache / "partial")
+        while (cache / "partial").exists():  # a shard may just be written there
+            shutil.rmtree(cache / "partial", ignore_errors=True)
         yield "b", torch.zeros(3)
         yield "c", torch.zeros(3)
 
