@@ -153,9 +153,9 @@ def test_what_is_changed_while_the_page_connects_reaches_the_server(visit: Visit
     assert not chosen.startswith("u-")
     visitor.wait_for_message(lambda message: message.get("portrait") == chosen, num_seen=0)
     assert visitor.received[0]["portrait"].startswith("u-"), "the change came before the offer"
-    visitor.wait_for_message(lambda message: message["type"] == "done" and message["id"] == 2, num_seen=0)
     update = next(message for message in visitor.sent if message["type"] == "update")
     assert update["params"]["liveliness"] == 1.7
+    visitor.wait_for_message(lambda message: message == {"type": "done", "id": update["id"]}, num_seen=0)
 
 
 def test_the_frame_can_be_placed_where_no_face_is_found(visit: Visit, server: Server, tmp_path: Path) -> None:
