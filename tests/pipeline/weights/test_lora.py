@@ -83,10 +83,9 @@ def test_the_merge_is_exact_also_where_fast_products_are_allowed() -> None:
     torch.set_float32_matmul_precision("medium")
     try:
         merge_pair(weight, down, up, 1.0)
-        assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-    torch.testing.assert_close(weight, (up.double() @ down.double()).float(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(weight, (up.double() @ down.double()).float(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_scale_is_alpha_64_over_rank_128() -> None:
