@@ -275,3 +275,19 @@ def test_an_official_file_that_is_missing_or_something_else_is_named(
     files.adapter.unlink()
     with pytest.raises(WeightsError, match=r"liveavatar\.safetensors: is missing"):
         load(files, cache if is_cached else None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_weights_are_the_same_and_are_there_once(files: OfficialFolder, cache: Path) -> None:
+    expected = load(files, None)
+    for _ in range(2):  # merged, then from the copy
+        before_bytes = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        network = load_transformer(files, device=torch.device("cuda"), cache=cache)
+        num_bytes = sum(parameter.nbytes for parameter in network.parameters())
+        assert torch.cuda.max_memory_allocated() - before_bytes < 1.3 * num_bytes
+        for name, value in network.state_dict().items():
+            assert value.is_cuda
+            torch.testing.assert_close(value.cpu(), expected[name], rtol=2**-7, atol=1e-6)
+        del network, value
