@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder
 from pipeline.models.wav2vec import Wav2Vec
 from pipeline.weights.check import check_folder
 from pipeline.weights.merged import load_transformer
+from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes
 from pipeline.weights.vae import load_vae
-from tests.fakes.checkpoint import TINY_DIT, write_checkpoint
+from tests.fakes.checkpoint import TINY_DIT, upstream_config, write_checkpoint
 
 pytestmark = pytest.mark.unit
 
@@ -282,3 +284,38 @@ def test_a_file_without_tensors_lacks_all_of_them(folder: Path, base: Path, name
     problems = check_folder(folder).problems
     assert len(problems) > 1
     assert all(problem.path == str(base / name) and problem.reason.endswith("is missing") for problem in problems)
+
+
+def write_sparse(path: Path, shapes: Shapes) -> None:
+    """Write a bfloat16 file of any size that takes no room: after the header there is a hole."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    data = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        file.truncate(8 + len(data) + end)
+
+
+def test_the_published_transformer_and_adapter_are_whole(tmp_path: Path) -> None:
+    """At their real size, 34 GB, of which nothing but headers is there or read."""
+    shapes = dit_shapes(PUBLISHED_14B)
+    names, index = sorted(shapes), {}
+    for shard in range(4):
+        part = names[shard * 315 : (shard + 1) * 315]
+        file = f"diffusion_pytorch_model-{shard + 1:05}-of-00004.safetensors"
+        write_sparse(tmp_path / file, {name: shapes[name] for name in part})
+        index |= dict.fromkeys(part, file)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "config.json").write_text(json.dumps(upstream_config(PUBLISHED_14B)))
+    adapter = {}
+    for name, (rows, columns) in adapter_targets(shapes).items():
+        adapter[f"{name}.lora_A.default.weight"] = (128, columns)
+        adapter[f"{name}.lora_B.default.weight"] = (rows, 128)
+    write_sparse(tmp_path / "liveavatar.safetensors", adapter)
+    transformer, found = check_folder(tmp_path).parts[:2]
+    assert (transformer.problems, found.problems) == ([], [])
+    assert 32.59e9 < transformer.num_bytes < 32.6e9
+    assert transformer.num_parameters == 16_295_755_609
+    assert (len(found.headers), found.num_parameters) == (896, 676_331_520)
