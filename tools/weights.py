@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -52,7 +53,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         report: Its result.
         console: Where to.
     """
-    table = Table("part", "what it is for", "type", title=f"weights in {report['folder']}", title_justify="left")
+    table = Table(
+        "part", "what it is for", "type", title=escape(f"weights in {report['folder']}"), title_justify="left"
+    )
     for heading in ("GB", "tensors", "parameters"):
         table.add_column(heading, justify="right")
     table.add_column("state")
