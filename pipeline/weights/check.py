@@ -153,7 +153,10 @@ def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
                 part.problems.append(WeightsError(str(shard), f"tensor {name} is here, but the index {place}"))
             part.headers[name], homes[name] = header, shard
     wanted = {name: shape for name, shape in shapes.items() if index.get(name, shards[0]) not in unreadable}
-    where: Callable[[str], Path] = lambda name: homes.get(name) or index.get(name) or files.dit_index  # noqa: E731
+
+    def where(name: str) -> Path:
+        return homes.get(name) or index.get(name) or files.dit_index
+
     part.problems += _compare(part.headers, wanted, where, "the transformer")
     return part
 

@@ -88,7 +88,7 @@ def find_pairs(
             problems.append(f"{layer} is there twice: {' and '.join(twice[0])}")
         else:
             pair = pairs[layer] = Pair(found["A"][0], found["B"][0])
-            rank = rank or headers[pair.down].shape[0]
+            rank = rank or next(iter(headers[pair.down].shape), 0)
             problems += _misfits(headers, pair, targets[layer], rank)
     return pairs, problems
 

@@ -150,8 +150,8 @@ def _remote_file(repository: Repository, sibling: RepoSibling) -> RemoteFile:
     path = PurePosixPath(sibling.rfilename)
     if path.is_absolute() or ".." in path.parts:
         raise WeightsError(repository.repo_id, f"it offers {sibling.rfilename!r}, which leads out of its folder")
-    if sibling.size is None:
-        raise WeightsError(repository.repo_id, f"the size of {sibling.rfilename} is not stated")
+    if sibling.size is None or (sibling.lfs is None and sibling.blob_id is None):
+        raise WeightsError(repository.repo_id, f"size and checksum of {sibling.rfilename} are not stated")
     digest = f"git:{sibling.blob_id}" if sibling.lfs is None else f"sha256:{sibling.lfs.sha256}"
     return RemoteFile(sibling.rfilename, sibling.size, digest)
 
@@ -254,7 +254,9 @@ def _fetch(
 def _append(offer: Offer, file: RemoteFile, target: BinaryIO, report: Callable[[int], None]) -> None:
     """Fetch what follows on the part that is there."""
     url = hf_hub_url(offer.repository.repo_id, file.name, revision=offer.commit, endpoint=offer.endpoint)
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={target.tell()}-"}
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if target.tell():
+        headers["Range"] = f"bytes={target.tell()}-"
     with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_S) as response:
         hf_raise_for_status(response)
         if response.status_code == _WHOLE and target.tell():

@@ -33,6 +33,8 @@ class FakeHub:
     """Whether it answers to a range of bytes."""
     damaged: frozenset[str] = frozenset()
     """Files of which it sends other bytes than it announces."""
+    unstated: frozenset[str] = frozenset()
+    """Facts about files that it keeps to itself."""
     errors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Status and error code with which repositories are refused."""
     file_status: int = 200
@@ -51,7 +53,7 @@ class FakeHub:
             if len(content) > SMALL_BYTES:
                 digest = hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
-            siblings.append(sibling)
+            siblings.append({fact: value for fact, value in sibling.items() if fact not in self.unstated})
         card = {} if self.licence is None else {"cardData": {"license": self.licence}}
         return {"id": repo_id, "modelId": repo_id, "sha": COMMIT, "siblings": siblings, "tags": [], **card}
 

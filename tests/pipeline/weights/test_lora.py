@@ -159,6 +159,12 @@ def test_a_pair_that_does_not_fit_is_refused(path: Path, side: str, value: Tenso
         pass
 
 
+def test_an_adapter_of_numbers_instead_of_matrices_is_refused() -> None:
+    headers = {f"{NAME}.lora_{side}.weight": TensorHeader((), "bfloat16") for side in "AB"}
+    _, problems = find_pairs(headers, {NAME: (256, 128)}, None)
+    assert problems[0] == f"tensor {NAME}.lora_A.weight is [], but it has to be [0, 128]"
+
+
 def test_at_the_published_sizes_the_rank_has_to_be_128() -> None:
     targets = adapter_targets(dit_shapes(PUBLISHED_14B))
     headers = {}

@@ -208,6 +208,19 @@ def test_a_mirror_with_other_files_is_told(hub: FakeHub) -> None:
         ask(REPOSITORIES[0], hub.url)
 
 
+def test_an_empty_file_is_a_file_too(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories = {BASE: {"LICENSE": b""}}
+    download([ask(REPOSITORIES[0], hub.url)], tmp_path, lambda num_bytes: None)
+    assert (tmp_path / "Wan2.2-S2V-14B" / "LICENSE").read_bytes() == b""
+
+
+@pytest.mark.parametrize("key", ["size", "blobId"])
+def test_a_file_without_size_or_checksum_is_refused(hub: FakeHub, key: str) -> None:
+    hub.unstated = frozenset([key])
+    with pytest.raises(WeightsError, match=r"size and checksum of LICENSE\.txt are not stated"):
+        ask(REPOSITORIES[0], hub.url)
+
+
 @pytest.mark.parametrize("name", ["../outside.json", "/outside.json", "google/../../outside.json"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(hub: FakeHub, name: str) -> None:
     hub.repositories = {BASE: {name: b"x"}}
