@@ -1,7 +1,7 @@
 """Attention as the transformer uses it in three places: among frames, to text, and to audio.
 
-Queries and keys are normalised over the full width, before they are split into heads. Where a position matters, the
-caller rotates them (`pipeline.models.rope`).
+Queries and keys are normalised over the full width, before they are split into heads, and rotated to their positions
+after (`pipeline.models.rope`), where a position matters.
 
 Shape letters: B batch, L queries, K keys, H heads, D width of a head, C full width.
 """
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipeline.models.rope import Rotation, rotate
 
 __all__ = ["Attention", "KeysValues", "RMSNorm", "attend"]
 
@@ -68,6 +70,21 @@ class Attention(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim)
         self.norm_k = RMSNorm(dim)
+
+    def project(self, x_BLC: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, KeysValues]:
+        """Project tokens that attend to each other.
+
+        Args:
+            x_BLC: Tokens.
+            rotation: Their positions; None: nothing is rotated yet.
+
+        Returns:
+            Queries, and keys and values, each (B, L, H, D).
+        """
+        queries_BLHD, source = self.queries(x_BLC), self.keys_values(x_BLC)
+        if rotation is None:
+            return queries_BLHD, source
+        return rotate(queries_BLHD, rotation), source._replace(keys_BKHD=rotate(source.keys_BKHD, rotation))
 
     def queries(self, x_BLC: Tensor) -> Tensor:
         """Project tokens to queries.

@@ -89,18 +89,19 @@ class Block(nn.Module):
             nn.Linear(config.dim, config.ffn_dim), nn.GELU(config.gelu), nn.Linear(config.ffn_dim, config.dim)
         )
 
-    def project(self, x_BLC: Tensor, rows: Rows) -> tuple[Tensor, KeysValues]:
+    def project(self, x_BLC: Tensor, rows: Rows, rotation: Rotation | None = None) -> tuple[Tensor, KeysValues]:
         """Form queries, keys and values.
 
         Args:
             x_BLC: Tokens, in the compute dtype.
             rows: Modulation of this block.
+            rotation: Positions of the tokens; None: nothing is rotated yet.
 
         Returns:
-            Queries, and keys and values, each (B, L, H, D); nothing is rotated yet.
+            Queries, and keys and values, each (B, L, H, D).
         """
         normed_BLC = for_bulk(modulate(layer_norm(x_BLC), rows[0], rows[1]), self.self_attn.q.weight)
-        return self.self_attn.queries(normed_BLC), self.self_attn.keys_values(normed_BLC)
+        return self.self_attn.project(normed_BLC, rotation)
 
     def finish(self, x_BLC: Tensor, attended_BLHD: Tensor, rows: Rows, text: KeysValues | None) -> Tensor:
         """Add what was seen, then the text, then the feed-forward layer.
@@ -347,9 +348,8 @@ class DiT(nn.Module):
         injections = dict(zip(self.config.audio_inject_layers, enumerate(conditioning.injections), strict=True))
         for layer, block in enumerate(self._blocks()):
             rows = conditioning.modulation.blocks_SY6BF1C[step, layer].unbind()
-            queries, (keys, values) = block.project(x_BLC, rows)
-            source = cache.extend(step, layer, slot, KeysValues(rotate(keys, rotation), values))
-            attended = attend(rotate(queries, rotation), source)
+            queries, own = block.project(x_BLC, rows, rotation)
+            attended = attend(queries, cache.extend(step, layer, slot, own))
             x_BLC = block.finish(x_BLC, attended, rows, None if cache.text is None else cache.text[layer])
             if layer in injections:
                 x_BLC = self.audio_injector(x_BLC, *injections[layer])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.attention import Attention, KeysValues, RMSNorm, attend
+from pipeline.models.rope import make_rotation, rotate
 
 pytestmark = pytest.mark.numerics
 
@@ -51,3 +52,16 @@ def test_reading_joins_the_heads_and_projects(draw: Draw) -> None:
     queries, source = draw("q", (1, 3, 2, 4)), KeysValues(draw("k", (1, 5, 2, 4)), draw("v", (1, 5, 2, 4)))
     expected = attention.o(attend(queries, source).reshape(1, 3, 8))
     assert torch.allclose(attention.read(queries, source), expected, atol=1e-6)
+
+
+def test_a_projection_rotates_queries_and_keys_to_their_positions_where_these_are_given(draw: Draw) -> None:
+    attention = Attention(24, 2).requires_grad_(False)
+    x = draw("x", (1, 3, 24))
+    rotation = make_rotation([5], [0], range(3), head_dim=12, device=x.device)
+    queries, source = attention.project(x)
+    turned_queries, turned = attention.project(x, rotation)
+    assert torch.equal(queries, attention.queries(x))
+    assert torch.equal(turned_queries, rotate(queries, rotation))
+    assert torch.equal(turned.keys_BKHD, rotate(source.keys_BKHD, rotation))
+    assert torch.equal(turned.values_BKHD, source.values_BKHD)
+    assert not torch.allclose(turned_queries, queries, atol=0.1)
