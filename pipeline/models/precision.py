@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LAYER_NORM_EPS", "Float32Conv1d", "Float32Linear", "for_bulk", "layer_norm", "modulate"]
+__all__ = ["LAYER_NORM_EPS", "Float32Conv1d", "Float32Linear", "cast_bulk", "for_bulk", "layer_norm", "modulate"]
 
 LAYER_NORM_EPS = 1e-6
 
@@ -50,6 +50,19 @@ class Float32Conv1d(nn.Conv1d):
         with torch.autocast(x_BCT.device.type, enabled=False):
             y_BCT: Tensor = self._conv_forward(x_BCT.float(), self.weight.float(), self.bias.float())
         return y_BCT
+
+
+def cast_bulk(network: nn.Module, dtype: torch.dtype) -> None:
+    """Bring a network to a compute dtype, except for the layers that are computed in float32 anyway.
+
+    Args:
+        network: The network, changed in place.
+        dtype: Compute dtype.
+    """
+    for module in network.modules():
+        if not isinstance(module, Float32Linear | Float32Conv1d):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def for_bulk(x: Tensor, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models.precision import Float32Conv1d, Float32Linear, for_bulk, layer_norm, modulate
+from pipeline.models.precision import Float32Conv1d, Float32Linear, cast_bulk, for_bulk, layer_norm, modulate
 
 pytestmark = pytest.mark.numerics
 
@@ -54,3 +54,11 @@ def test_bulk_work_runs_in_the_dtype_of_the_weights_or_of_autocast() -> None:
     assert for_bulk(x, x).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert for_bulk(x, x).dtype == torch.bfloat16
+
+
+def test_casting_the_bulk_leaves_the_float32_layers_as_exact_as_they_were(draw: Draw) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), Float32Linear(4, 4)).requires_grad_(False)
+    x, expected = draw("x", (2, 4)), network[1](draw("x", (2, 4)))
+    cast_bulk(network, torch.bfloat16)
+    assert network[0].weight.dtype == network[0].bias.dtype == torch.bfloat16
+    assert torch.equal(network[1](x), expected)
