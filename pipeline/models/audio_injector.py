@@ -19,9 +19,9 @@ from pipeline.models.audio_encoder import AudioTokens
 from pipeline.models.dit_config import DiTConfig
 from pipeline.models.precision import for_bulk, layer_norm, modulate
 
-__all__ = ["AudioInjector", "Injection"]
+__all__ = ["ADAPTIVE_NORM_EPS", "AudioInjector", "Injection"]
 
-_ADAPTIVE_NORM_EPS = 1e-5
+ADAPTIVE_NORM_EPS = 1e-5
 
 
 class Injection(NamedTuple):
@@ -89,7 +89,7 @@ class AudioInjector(nn.Module):
             The tokens, (B, L, C).
         """
         attention = self._attention(ordinal)
-        normed_BLC = layer_norm(x_BLC.float(), _ADAPTIVE_NORM_EPS)
+        normed_BLC = layer_norm(x_BLC.float(), ADAPTIVE_NORM_EPS)
         modulated_BLC = modulate(normed_BLC, injection.shift_BT1C, injection.scale_BT1C)
         listening_BLC = for_bulk(modulated_BLC, attention.q.weight)
         num_latent_frames = injection.shift_BT1C.shape[:2].numel()
