@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["to_i420"]
+__all__ = ["squares_to_i420", "to_i420"]
 
 _FROM_RGB = (
     (65.481, 128.553, 24.966),
@@ -33,6 +33,25 @@ def to_i420(frames_NCHW: Tensor) -> Tensor:
     small = F.avg_pool2d(rgb, 2)
     chroma = torch.stack([_mix(small, 1), _mix(small, 2)], 1)
     planes[:, height:] = chroma.reshape(count, height // 2, width)
+    return planes
+
+
+def squares_to_i420(frames_NCQHW: Tensor) -> Tensor:
+    """Convert pictures whose squares of 2 x 2 pixels are taken apart: all first pixels, all second pixels, and so on.
+
+    Args:
+        frames_NCQHW: RGB, float, Q = 4 pixels of each square in reading order; clamped here, in place.
+
+    Returns:
+        As `to_i420`.
+    """
+    count, _, _, rows, columns = frames_NCQHW.shape
+    planes = torch.empty((count, rows * 3, columns * 2), dtype=torch.uint8, device=frames_NCQHW.device)
+    rgb = frames_NCQHW.clamp_(-1, 1)
+    luma = planes[:, : 2 * rows].unflatten(2, (columns, 2)).unflatten(1, (rows, 2)).permute(0, 2, 4, 1, 3)
+    luma.copy_(_mix(rgb, 0).unflatten(1, (2, 2)))
+    small = rgb.mean(2)
+    planes[:, 2 * rows :] = torch.stack([_mix(small, 1), _mix(small, 2)], 1).view(count, rows, 2 * columns)
     return planes
 
 

@@ -28,6 +28,7 @@ MAX_FINE_SHIFT = 0.06
 """Largest shift of the two warps, in half picture widths and heights: an unbounded warp collapses in training."""
 MASK_LIMIT = 4.0
 """Bound of the blend's logit, so that neither the warped nor the drawn picture ever stops learning."""
+LEAKY_SLOPE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +80,13 @@ class DecoderState:
 
 def _act(x: Tensor) -> Tensor:
     """The activation everywhere in this file: on CPUs several times cheaper than SiLU, which was no better."""
-    return F.leaky_relu(x, 0.1)
+    return F.leaky_relu(x, LEAKY_SLOPE)
 
 
 class ChannelNorm(nn.Module):
     """RMS norm over channels at each position, with a gain per channel."""
+
+    EPS = 1e-5
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class ChannelNorm(nn.Module):
         Returns:
             The normalised maps, in their dtype.
         """
-        scale = torch.rsqrt(x_NCHW.float().square().mean(-3, keepdim=True) + 1e-5)
+        scale = torch.rsqrt(x_NCHW.float().square().mean(-3, keepdim=True) + self.EPS)
         normed: Tensor = x_NCHW * scale.to(x_NCHW.dtype) * self.gain
         return normed
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.colour import to_i420
+from pipeline.models.colour import squares_to_i420, to_i420
 
 pytestmark = pytest.mark.numerics
 
@@ -76,3 +76,11 @@ def test_chroma_is_the_mean_of_four_pixels() -> None:
 def test_bfloat16_pictures_are_taken_too() -> None:
     exact, rounded = to_i420(flat((0.3, -0.2, 0.7))), to_i420(flat((0.3, -0.2, 0.7)).bfloat16())
     assert int((exact.int() - rounded.int()).abs().max()) <= 1
+
+
+def test_squares_taken_apart_become_the_same_pictures() -> None:
+    frames = 1.5 * torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    squares = frames.unflatten(3, (12, 2)).unflatten(2, (8, 2)).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+    difference = squares_to_i420(squares).int() - to_i420(frames).int()
+    assert difference.abs().max() <= 1
+    assert (difference != 0).float().mean() < 1e-3
