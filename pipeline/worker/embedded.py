@@ -20,8 +20,10 @@ from pipeline.audio.level import LoudnessMeter
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
 from pipeline.geometry import WINDOW_S, WINDOW_SAMPLES
-from pipeline.models.colour import to_i420
 from pipeline.models.embedded import NUM_STEPS, embedded_geometry, motion_signal
+from pipeline.models.packed_decoder import PackedDecoder
+from pipeline.models.packed_dit import pack_dit
+from pipeline.models.precision import cast_bulk
 from pipeline.models.sampler import Noise, sample_block
 from pipeline.motion import MotionPlanner
 from pipeline.schedule import make_schedule
@@ -60,7 +62,7 @@ class EmbeddedModel:
         vae, dit = files.load_vae(), files.load_dit()
         vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._exact = vae, dit
-        self.vae, self.dit = self._exact
+        self._use(torch.float32)
         self.features = EmbeddedFeatures(files.load_frontend())
         self._config = config
         self._max_steps = config.num_steps or NUM_STEPS
@@ -140,9 +142,11 @@ class EmbeddedModel:
 
     def _use(self, dtype: torch.dtype) -> None:
         """Compute in a dtype, always from the exact weights: what bfloat16 has rounded off does not come back."""
-        self.vae, self.dit = self._exact if dtype == torch.float32 else copy.deepcopy(self._exact)
-        self.dit.to(dtype)
+        self.vae, self.dit = copy.deepcopy(self._exact)
+        cast_bulk(self.dit, dtype)
         self.vae.decoder.to(dtype)
+        pack_dit(self.dit)
+        self.decoder = PackedDecoder(self.vae.decoder)
 
     def _time_windows(self) -> WarmTimes:
         grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
@@ -177,6 +181,7 @@ class EmbeddedStream:
         params: Parameters at the start.
     """
 
+    @torch.inference_mode()
     def __init__(
         self, model: EmbeddedModel, portrait: NDArray[np.uint8] | None, seed: int, params: StreamParams
     ) -> None:
@@ -195,6 +200,7 @@ class EmbeddedStream:
         self._block = 0
         self.set_portrait(portrait)
 
+    @torch.inference_mode()
     def set_portrait(self, portrait: NDArray[np.uint8] | None) -> None:
         """Show another portrait from the next window on; motion and rhythm go on.
 
@@ -209,7 +215,8 @@ class EmbeddedStream:
             given = None if portrait is None else portrait.shape
             raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
         image = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        reference, self._portrait = self._model.vae.encode_portrait(image)
+        reference, features = self._model.vae.encode_portrait(image)
+        self._portrait = self._model.decoder.prepare(features)
         self._model.dit.prefill(reference[:, :, 0].to(self._model.dit.dtype), self._cache)
         if self._block:
             self._cache.clear_rings()
@@ -228,6 +235,7 @@ class EmbeddedStream:
         """Free the stream's memory."""
         del self._cache, self._portrait, self._decoder_state
 
+    @torch.inference_mode()
     def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
         """Make the 12 frames of the next window, four at a time.
 
@@ -259,10 +267,9 @@ class EmbeddedStream:
         self._block += 1
         for t in range(latents.shape[2]):
             here = slice(t, t + 1)
-            frames = self._model.vae.decode(latents[:, :, here], signal[:, here], self._portrait, self._decoder_state)[
-                0
-            ]
-            pictures: NDArray[np.uint8] = to_i420(frames).numpy()
+            pictures = self._model.decoder.decode(
+                latents[:, :, here], signal[:, here], self._portrait, self._decoder_state
+            )
             if t == latents.shape[2] - 1:
                 marks.decode_done()
-            yield pictures
+            yield pictures.numpy()
