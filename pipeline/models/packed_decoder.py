@@ -130,7 +130,7 @@ class PackedDecoder:
         shift_F2HW = F.interpolate(coarse_F2HW, scale_factor=2, mode="bilinear", align_corners=False)
 
         near = _warp(portrait.quarter_1CHW, shift_F2HW, squares=1)[:, :, 0].transpose(0, 1)
-        x4 = self._up4(x8, motion4, onto=self._join4_near(_last(near.to(dtype))))
+        x4 = self._up4(x8, motion4, onto=self._join4_near(near.to(dtype, memory_format=torch.channels_last)))
         x4 = self._refine4(temporal(x4, self._blocks4))
         shift_F2HW = shift_F2HW + MAX_FINE_SHIFT * torch.tanh(0.1 * self._fine_shift(x4).float())
 
@@ -258,8 +258,8 @@ def _warp(source_1CHW: Tensor, shift_F2HW: Tensor, *, squares: int) -> Tensor:
     """
     num_frames, _, height, width = shift_F2HW.shape
     rows, columns = height // squares, width // squares
-    grid = _identity_grid(height, width, squares).expand(num_frames, -1, -1, -1, -1, -1).clone()
-    grid += shift_F2HW.view(num_frames, 2, rows, squares, columns, squares).permute(0, 3, 5, 2, 4, 1)
+    shift = shift_F2HW.view(num_frames, 2, rows, squares, columns, squares).permute(0, 3, 5, 2, 4, 1)
+    grid = torch.add(shift, _identity_grid(height, width, squares), out=torch.empty(shift.shape))
     sampled = F.grid_sample(
         source_1CHW, grid.view(1, -1, columns, 2), mode="bilinear", padding_mode="border", align_corners=False
     )
