@@ -4,7 +4,8 @@ Between the bulk operations everything stays float32, the residual stream includ
 it saves. So the result is a little more exact than that of the plain network in the same dtype.
 
 Shape letters: B batch, T latent frames, N tokens of a latent frame, L tokens, K audio tokens, H heads, D width of a
-head, C full width, G projections that are normalised together, P pairs of features that are rotated together.
+head, C full width, G projections that are normalised together, P pairs of features that are rotated together, M audio
+tokens of all latent frames (T x K), S audio tokens as all heads see them (H x K).
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ class PackedAttention(Attention):
 
 
 class PackedInjection(NamedTuple):
-    """What one injection needs to know of the audio; S stands for all heads' audio tokens, H x K."""
+    """What one injection needs to know of the audio."""
 
     shift_BT1C: Tensor
     """Shift of the adaptive norm."""
     scale_BT1C: Tensor
     """Scale of the adaptive norm, with the customary 1 in it."""
     keys_TSC: Tensor
-    """Keys with the gains of the queries' norm and the attention's scale in them, zero outside their own head."""
+    """Keys with the gains of both norms and the attention's scale in them, zero outside their own head."""
     values_TSC: Tensor
     """Values as they leave the attention's output projection, its bias included."""
 
@@ -107,20 +108,21 @@ class _Listener:
 
     def __init__(self, attention: Attention, norm: nn.Module) -> None:
         self._norm = norm
-        self._attention = attention
-        heads = (attention.num_heads, -1)
-        head_dim = attention.q.out_features // attention.num_heads
+        self._heads = (attention.num_heads, -1)
         self._dtype = attention.q.weight.dtype
-        self._packed_q = PackedLinear(attention.q)
-        self._gains_HD = attention.norm_q.weight.float().unflatten(0, heads) * head_dim**-0.5
-        self._weight_HDC = attention.o.weight.float().T.unflatten(0, heads).contiguous()
+        self._packed_q, self._packed_kv = PackedLinear(attention.q), PackedLinear(attention.k, attention.v)
+        head_dim = attention.q.out_features // attention.num_heads
+        self._gains_C = attention.norm_q.weight.float() * attention.norm_k.weight.float() * head_dim**-0.5
+        self._weight_HDC = attention.o.weight.float().T.unflatten(0, self._heads).contiguous()
         self._bias_C = attention.o.bias.float() / attention.num_heads  # a token's shares sum to 1 in every head
         self._own_head_H1H1 = torch.eye(attention.num_heads)[:, None, :, None]
 
     def condition(self, local_TKC: Tensor, global_BT1C: Tensor) -> PackedInjection:
-        keys_TKHD, values_TKHD = (part.float() for part in self._attention.keys_values(local_TKC))
-        keys_THKHD = (keys_TKHD * self._gains_HD).transpose(1, 2)[..., None, :] * self._own_head_H1H1
-        values_HMC = torch.matmul(values_TKHD.flatten(0, 1).transpose(0, 1), self._weight_HDC) + self._bias_C
+        keys_TKC, values_TKC = self._packed_kv(local_TKC).float().chunk(2, dim=-1)
+        keys_TKHD = (keys_TKC * _inverse_rms(keys_TKC) * self._gains_C).unflatten(-1, self._heads)
+        keys_THKHD = keys_TKHD.transpose(1, 2)[..., None, :] * self._own_head_H1H1
+        values_HMD = values_TKC.flatten(0, 1).unflatten(-1, self._heads).transpose(0, 1)
+        values_HMC = torch.matmul(values_HMD, self._weight_HDC) + self._bias_C
         values_THKC = values_HMC.unflatten(1, (len(local_TKC), -1)).transpose(0, 1)
         shift_BT1C, scale_BT1C = self._norm(global_BT1C)
         keys_TSC, values_TSC = keys_THKHD.flatten(3).flatten(1, 2), values_THKC.flatten(1, 2)
@@ -132,7 +134,7 @@ class _Listener:
         queries_TNC = self._packed_q(modulated_BLC.to(self._dtype)).float().view(len(keys_TSC), -1, x_BLC.shape[-1])
         scores_TSN = torch.bmm(keys_TSC, queries_TNC.mT) * _inverse_rms(queries_TNC).mT
         # the softmax of a dimension that is not the last one is eight times as fast where that dimension is short
-        shares_TSN = scores_TSN.unflatten(1, (self._attention.num_heads, -1)).softmax(2).flatten(1, 2)
+        shares_TSN = scores_TSN.unflatten(1, self._heads).softmax(2).flatten(1, 2)
         return torch.baddbmm(x_BLC.view(queries_TNC.shape), shares_TSN.mT, values_TSC).view(x_BLC.shape)
 
 
