@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.train.losses import PatchDiscriminator, crop, edge_loss, face_weights
-from tools.train.steps import adamw
+from tools.train.steps import Learner
 
 __all__ = ["Critic", "PictureLosses", "Verdict", "compare_pictures"]
 
@@ -22,6 +22,7 @@ class PictureLosses:
     """How far made frames are from real ones; scalars."""
 
     l1: Tensor
+    squared: Tensor
     edges: Tensor
     change: Tensor
     """Of the differences between one frame and the next, in which flicker and seams at block borders show."""
@@ -41,22 +42,19 @@ def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Ten
     return PictureLosses(*_compare(made_BFCHW, real_BFCHW, landmarks_BFK2))
 
 
-def _compare(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compare(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The arithmetic of `compare_pictures`, in one piece for the compiler."""
-    weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:]).flatten(0, 1)[:, None]
+    weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:])[:, :, None]
     weight = weight / weight.mean()
-    made, real = made_BFCHW.flatten(0, 1), real_BFCHW.flatten(0, 1)
-    made_change = made_BFCHW[:, 1:] - made_BFCHW[:, :-1]
-    real_change = real_BFCHW[:, 1:] - real_BFCHW[:, :-1]
-    l1 = ((made - real).abs() * weight).mean()
-    return l1, edge_loss(made, real, weight), (made_change - real_change).abs().mean()
+    error = made_BFCHW - real_BFCHW
+    change = ((error[:, 1:] - error[:, :-1]).abs() * weight[:, 1:]).mean()
+    edges = edge_loss(made_BFCHW.flatten(0, 1), real_BFCHW.flatten(0, 1), weight.flatten(0, 1))
+    return (error.abs() * weight).mean(), (error.square() * weight).mean(), edges, change
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the discriminator says; scalars. The first is already trained on, the others belong to the generator's
-    loss.
-    """
+    """What the discriminator says; scalars. The first is its own loss, the others belong to the generator's."""
 
     judged: Tensor
     matching: Tensor
@@ -66,20 +64,20 @@ class Verdict:
 
 
 class Critic:
-    """A patch discriminator with its optimiser; safe inside a CUDA graph.
+    """A patch discriminator that learns while it judges; safe inside a CUDA graph.
 
     Args:
         device: Where it lives.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._judge = PatchDiscriminator().to(device)
-        self._optimiser = adamw(list(self._judge.parameters()), betas=(0.5, 0.9), weight_decay=0.0)
-        self._optimiser.param_groups[0]["lr"].fill_(RATE)
+        self.judge = PatchDiscriminator().to(device)
+        self.learner = Learner(self.judge.parameters(), betas=(0.5, 0.9), weight_decay=0.0)
+        self.learner.set_rate(RATE)
         self._device = device.type
 
     def __call__(self, made_BFCHW: Tensor, real_BFCHW: Tensor, chosen_BN: Tensor, centre_M2: Tensor) -> Verdict:
-        """Train the discriminator on crops, then ask it.
+        """Ask the discriminator about crops, and add its own gradients to its learner.
 
         Args:
             made_BFCHW: Frames with gradient.
@@ -88,22 +86,20 @@ class Critic:
             centre_M2: Where, in px, (B * N, 2).
 
         Returns:
-            The verdict; its last two parts carry gradients to `made_BFCHW` alone.
+            The verdict; its last two parts carry gradients to `made_BFCHW` alone, and matter once backward is called.
         """
         rows = torch.arange(len(made_BFCHW), device=made_BFCHW.device)[:, None]
         made = crop(made_BFCHW[rows, chosen_BN].flatten(0, 1), centre_M2, CROP_PX)
         real = crop(real_BFCHW[rows, chosen_BN].flatten(0, 1), centre_M2, CROP_PX)
         with torch.autocast(self._device, torch.bfloat16):
-            fake, true = self._judge(made.detach())[0], self._judge(real)[0]
+            fake, true = self.judge(made.detach())[0], self.judge(real)[0]
         judged = F.relu(1 + fake.float()).mean() + F.relu(1 - true.float()).mean()
-        self._optimiser.zero_grad(set_to_none=True)
         judged.backward()
-        self._optimiser.step()
-        self._judge.requires_grad_(False)
+        self.judge.requires_grad_(False)
         with torch.autocast(self._device, torch.bfloat16):
-            fake, fake_features = self._judge(made)
-            true_features = self._judge(real)[1]
-        self._judge.requires_grad_(True)
+            fake, fake_features = self.judge(made)
+            true_features = self.judge(real)[1]
+        self.judge.requires_grad_(True)
         pairs = zip(fake_features, true_features, strict=True)
         matching = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).sum()
         return Verdict(judged.detach(), matching, -fake.float().mean())

@@ -7,23 +7,26 @@ steady borders, from what it will really be given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.models.dit import DiT
+from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.critic import Critic, compare_pictures
-from tools.train.dit_stage import LatentPool, roll_out, validate_dit
 from tools.train.features import AudioBank
-from tools.train.steps import Ema, GraphedStep, Log, Schedule, adamw
+from tools.train.latents import LatentPool, roll_out, validate_dit
+from tools.train.steps import Learner
 from tools.train.vae_stage import draw_crop_centres
 
-__all__ = ["DecoderSettings", "train_decoder"]
+__all__ = ["DecoderSettings", "DecoderStage"]
 
-CONTEXT_LATENTS, TRAINED_LATENTS = 1, 3
+SPAN_LATENTS = 4
+ROLLED_OUT_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,98 +35,106 @@ class DecoderSettings:
 
     seconds: float
     batch: int = 16
-    fresh_clips: int = 768
-    """How many clips are rolled out before the stage."""
-    peak_rate: float = 2.5e-4
+    fresh_clips: int = 512
+    """How many clips are rolled out before the stage, at each picture size and in each replica."""
+    peak_rate: float = 3e-4
     generated_share: float = 0.8
     """The rest are the encoder's own latents."""
     max_steps: int = 10_000_000
 
 
-def train_decoder(
-    vae: EmbeddedVAE,
-    average: EmbeddedVAE,
-    dit: DiT,
-    latents: LatentPool,
-    bank: AudioBank,
-    levels: NoiseSchedule,
-    settings: DecoderSettings,
-    log: Log,
-) -> dict[str, float]:
-    """Fine-tune the decoder for a bounded time; the encoder stays as it is.
+class DecoderStage:
+    """Trains the decoder; the encoder stays as it is.
 
     Args:
         vae: Its decoder is trained in place.
-        average: Receives the moving average.
+        average: Receives the moving average of the weights.
         dit: Makes the latents.
-        latents: Clips and true latents.
+        latents: Clips and true latents, full size first.
         bank: Audio.
         levels: The sampler's noise levels.
         settings: Numbers.
-        log: Where progress goes.
-
-    Returns:
-        Steps made, and what `validate_dit` says at the end.
     """
-    pool, device = latents.pool, latents.latents.device
-    height, width = pool.frames.shape[2:4]
-    vae.load_state_dict(average.state_dict())
-    vae.eval().requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    ema = Ema(vae.decoder, average.decoder, 0.998)
-    parameters = list(vae.decoder.parameters())
-    optimiser = adamw(parameters, betas=(0.9, 0.98), weight_decay=1e-3)
-    critic = Critic(device)
-    count = min(settings.fresh_clips, pool.size - pool.num_held_out)
-    clips = pool.num_held_out + torch.randperm(pool.size - pool.num_held_out, device=device)[:count]
-    made = torch.cat([roll_out(dit, latents, bank, part, levels, seed=i) for i, part in enumerate(clips.split(32))])
-    made = made.transpose(1, 2).half()
-    log("decoder data", clips=count, mse=(made.float() - latents.latents[clips].float()).square().mean())
 
-    def step(
-        z: Tensor, still: Tensor, frames: Tensor, landmarks: Tensor, chosen: Tensor, centre: Tensor, gan: Tensor
-    ) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16):
-            pictures = vae.decode(z.transpose(1, 2), vae.portrait_features(still), vae.new_state())
-        picture = compare_pictures(pictures, frames, landmarks)
-        verdict = critic(pictures, frames, chosen, centre)
-        loss = (
-            picture.l1 + 0.5 * picture.edges + picture.change + gan * (0.15 * verdict.matching + 0.015 * verdict.fooled)
-        )
-        optimiser.zero_grad(set_to_none=True)
+    name = "decoder"
+    average_decay = 0.998
+    log_every = 500
+    refills = False
+    is_compiled = False
+
+    def __init__(
+        self,
+        vae: EmbeddedVAE,
+        average: EmbeddedVAE,
+        dit: DiT,
+        latents: Sequence[LatentPool],
+        bank: AudioBank,
+        levels: NoiseSchedule,
+        settings: DecoderSettings,
+    ) -> None:
+        vae.load_state_dict(average.state_dict())
+        vae.eval().requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        self.network, self.average = vae, average
+        self._dit, self._latents, self._bank, self._levels = dit, latents, bank, levels
+        self._settings = settings
+        pool, self._device = latents[0].pool, latents[0].latents.device
+        self._critic = Critic(self._device)
+        own = Learner(vae.decoder.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
+        self.learners = (own, self._critic.learner)
+        count = min(settings.fresh_clips, pool.size - pool.num_held_out)
+        self._clips = pool.num_held_out + torch.randperm(pool.size - pool.num_held_out, device=self._device)[:count]
+        self._made = [self._roll_out(part) for part in latents]
+
+    def _roll_out(self, latents: LatentPool) -> Tensor:
+        parts = self._clips.split(ROLLED_OUT_AT_ONCE)
+        made = [roll_out(self._dit, latents, self._bank, part, self._levels, seed=i) for i, part in enumerate(parts)]
+        return torch.cat(made).transpose(1, 2).half()
+
+    def compute(
+        self, z: Tensor, motion: Tensor, still: Tensor, frames: Tensor, landmarks: Tensor, chosen: Tensor,
+        centre: Tensor, gan: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """See `tools.train.loop.Stage`."""
+        vae = self.network
+        with torch.autocast(self._device.type, torch.bfloat16):
+            made = vae.decode(z.transpose(1, 2), motion, vae.portrait_features(still), vae.new_state())
+        picture = compare_pictures(made, frames, landmarks)
+        verdict = self._critic(made, frames, chosen, centre)
+        loss = picture.l1 + picture.squared + 0.5 * picture.edges + 2.0 * picture.change
+        loss = loss + gan * (0.15 * verdict.matching + 0.015 * verdict.fooled)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
         return {
-            "l1": picture.l1.detach(), "edges": picture.edges.detach(), "change": picture.change.detach(),
+            "l1": picture.l1.detach(), "edges": picture.edges.detach(), "flicker": picture.change.detach(),
             "judged": verdict.judged,
         }  # fmt: skip
 
-    def inputs(progress: float) -> dict[str, Tensor]:
-        row = torch.randint(0, count, (settings.batch,), device=device)
-        clip = clips[row]
-        span_latents = CONTEXT_LATENTS + TRAINED_LATENTS
-        first = torch.randint(0, latents.latents.shape[1] - span_latents + 1, (settings.batch, 1), device=device)
-        span = first + torch.arange(span_latents, device=device)
+    def inputs(self, size: int, progress: float) -> dict[str, Tensor]:
+        """See `tools.train.loop.Stage`."""
+        latents, settings, device = self._latents[size], self._settings, self._device
+        pool, view = latents.pool, latents.view
+        row = torch.randint(0, len(self._clips), (settings.batch,), device=device)
+        clip = self._clips[row]
+        last = latents.latents.shape[1] - SPAN_LATENTS
+        first = torch.randint(0, last + 1, (settings.batch, 1), device=device)
+        span = first + torch.arange(SPAN_LATENTS, device=device)
         generated = torch.rand(settings.batch, 1, 1, 1, 1, device=device) < settings.generated_share
-        z = torch.where(generated, made[row[:, None], span], latents.latents[clip[:, None], span]).float()
-        frame = 1 + 4 * first + torch.arange(4 * span_latents, device=device)
-        marks = pool.landmarks[clip[:, None], frame]
-        chosen, centre = draw_crop_centres(marks, height, width)
+        z = torch.where(generated, self._made[size][row[:, None], span], latents.latents[clip[:, None], span]).float()
+        frame = 1 + 4 * first + torch.arange(4 * SPAN_LATENTS, device=device)
+        marks = view.landmarks(clip[:, None], frame)
+        chosen, centre = draw_crop_centres(marks, view.height_px, view.width_px)
         return {
-            "z": z, "still": pool.pictures(clip, 0 * clip), "frames": pool.pictures(clip[:, None], frame),
+            "z": z, "motion": motion_signal(pool.motion[clip])[torch.arange(len(clip), device=device)[:, None], span],
+            "still": view.pictures(clip, 0 * clip), "frames": view.pictures(clip[:, None], frame),
             "landmarks": marks, "chosen": chosen, "centre": centre,
             "gan": torch.full((), min(progress / 0.2, 1.0), device=device),
         }  # fmt: skip
 
-    graphed = GraphedStep(step, inputs(0.0))
-    schedule = Schedule(seconds=settings.seconds, peak=settings.peak_rate, max_steps=settings.max_steps, warm_up=100)
-    for progress in schedule:
-        optimiser.param_groups[0]["lr"].fill_(schedule.rate(progress))
-        values = graphed(**inputs(progress))
-        ema.update()
-        if schedule.step % 500 == 0:
-            log("decoder", step=schedule.step, **values)
-    result = {"steps": schedule.step, **validate_dit(dit, latents, bank, average, levels)}
-    log("decoder done", **result)
-    return result
+    def renew(self, places: list[int]) -> None:
+        """See `tools.train.loop.Stage`."""
+        for latents in self._latents:
+            latents.encode(places)
+
+    def validate(self) -> dict[str, float]:
+        """See `tools.train.loop.Stage`."""
+        return validate_dit(self._dit, self._latents[0], self._bank, self.average, self._levels)

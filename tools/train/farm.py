@@ -27,7 +27,7 @@ from tools.train.speech.bank import SpeechBank
 
 __all__ = ["SLOTS_PER_WORKER", "ClipPool", "ClipShape", "ClipSource", "Farm"]
 
-SLOTS_PER_WORKER = 6
+SLOTS_PER_WORKER = 10
 FREE, FILLED = 0, 1
 CLIP_ARRAYS = ("frames", "motion", "visemes", "landmarks", "audio")
 
@@ -72,6 +72,8 @@ class _Job:
     """What one render process is told."""
 
     worker: int
+    is_first: bool
+    """Whether it ends when the first clips are there."""
     folder: Path
     own: range
     num_slots: int
@@ -86,7 +88,8 @@ def _work(job: _Job) -> None:
     size = (job.shape.width_px, job.shape.height_px)
     maker = ClipMaker(SpeechBank.load(job.bank), size=size, num_frames=job.shape.num_frames, device=job.device)
     count = 0
-    while not (job.folder / "stop").exists():
+    ends = [job.folder / "stop", *([job.folder / "first-are-there"] if job.is_first else [])]
+    while not any(end.exists() for end in ends):
         free = [slot for slot in job.own if arrays["state"][slot] == FREE]
         if not free:
             time.sleep(0.02)
@@ -106,8 +109,11 @@ class Farm:
         bank: The speech bank's file.
         shape: Size of the clips.
         num_workers: Processes.
+        num_first_workers: More processes, that end when `dismiss_first` is called.
+        rank: Number of this farm among those that feed one training, which render different people.
         seed: Every clip is drawn from (seed, worker, count).
         devices: EGL devices that the workers share out among themselves.
+        first_devices: The same for the first workers.
         slots_per_worker: How many clips each process renders ahead.
     """
 
@@ -118,27 +124,32 @@ class Farm:
         shape: ClipShape,
         *,
         num_workers: int,
+        num_first_workers: int = 0,
+        rank: int = 0,
         seed: int,
         devices: Sequence[int] = (0,),
+        first_devices: Sequence[int] = (0,),
         slots_per_worker: int = SLOTS_PER_WORKER,
     ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder = folder
-        num_slots = num_workers * slots_per_worker
+        total = num_workers + num_first_workers
+        num_slots = total * slots_per_worker
         self.arrays = _open(folder, num_slots, shape, "w+")
         jobs = [
             _Job(
-                worker=i,
+                worker=rank * total + i,
+                is_first=i >= num_workers,
                 folder=folder,
                 own=range(i * slots_per_worker, (i + 1) * slots_per_worker),
                 num_slots=num_slots,
                 bank=bank,
                 shape=shape,
                 seed=seed,
-                device=devices[i % len(devices)],
+                device=devices[i % len(devices)] if i < num_workers else first_devices[i % len(first_devices)],
             )
-            for i in range(num_workers)
+            for i in range(total)
         ]
         spawn = mp.get_context("spawn")
         self._processes: list[BaseProcess] = [
@@ -164,6 +175,10 @@ class Farm:
     def free(self, slot: int) -> None:
         """Give a slot back to its worker."""
         self.arrays["state"][slot] = FREE
+
+    def dismiss_first(self) -> None:
+        """Let the first workers end after the clip they are at."""
+        (self._folder / "first-are-there").touch()
 
     def close(self) -> None:
         """Stop the processes and remove the slots."""
@@ -262,22 +277,29 @@ class ClipPool:
             places.append(place)
         return places
 
-    def wait_for(self, count: int, deadline_s: float) -> None:
+    def wait_for(self, count: int, deadline_s: float) -> list[int]:
         """Fill the pool up to a number of clips.
 
         Args:
             count: Clips wanted.
             deadline_s: Give up after so long.
 
+        Returns:
+            The places that were filled.
+
         Raises:
             TimeoutError: The farm was too slow.
         """
         end = time.monotonic() + deadline_s
+        places: list[int] = []
         while self.size < min(count, len(self.frames)):
-            if not self.refill():
-                time.sleep(0.05)
-            if time.monotonic() > end:
+            if filled := self.refill():
+                places += filled
+            elif time.monotonic() > end:
                 raise TimeoutError(f"{self.size} of {count} clips after {deadline_s:.0f} s")
+            else:
+                time.sleep(0.05)
+        return places
 
     def pictures(self, clip: Tensor, frame: Tensor) -> Tensor:
         """Look up frames as pictures in [-1, 1].

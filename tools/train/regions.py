@@ -2,6 +2,8 @@
 between products.
 
 Regions instead of whole networks: each piece is compiled once for all layers, in seconds, and no graph breaks in it.
+But once for every shape, so only where the stance says "default" (`torch.compiler.set_stance`): in the step that a
+long stage repeats, not in validation or a short stage.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ __all__ = ["compile_regions"]
 
 
 def compile_regions() -> None:
-    """Replace the pieces by compiled ones, for the rest of the process."""
+    """Replace the pieces by ones that can be compiled, for the rest of the process; the stance is eager at first."""
+    torch.compiler.set_stance("force_eager")
     for owner, name in (
         (Block, "project"),
         (Block, "finish"),

@@ -10,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models.dit import DiT
+from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule
-from tools.train.dit_stage import LatentPool, roll_out
 from tools.train.farm import ClipPool
 from tools.train.features import AudioBank
+from tools.train.latents import LatentPool, roll_out
 
 __all__ = ["save_clip_sheet", "save_roll_out_sheet"]
 
@@ -56,17 +57,16 @@ def save_roll_out_sheet(
         path: A picture file.
         people: Groups of rows.
     """
-    pool = latents.pool
+    pool, view = latents.pool, latents.view
     clip = torch.arange(min(people, pool.num_held_out), device=pool.frames.device)
     made = roll_out(dit, latents, bank, clip, levels)
     shown = [f for f in SHOWN_FRAMES if f < pool.motion.shape[1]]
     rows = []
     for k in clip.tolist():
-        portrait = vae.portrait_features(pool.pictures(clip[k : k + 1], 0 * clip[:1]))
-        truth = latents.latents[k : k + 1].transpose(1, 2).float()
-        streams = [vae.decode(z, portrait, vae.new_state())[0][shown] for z in (truth, made[k : k + 1])]
-        real = pool.pictures(
-            torch.full((len(shown),), k, device=clip.device), torch.tensor(shown, device=clip.device) + 1
-        )
+        here = clip[k : k + 1]
+        portrait, signal = vae.portrait_features(view.pictures(here, 0 * here)), motion_signal(pool.motion[here])
+        truth = latents.latents[here].transpose(1, 2).float()
+        streams = [vae.decode(z, signal, portrait, vae.new_state())[0][shown] for z in (truth, made[here])]
+        real = view.pictures(here.expand(len(shown)), torch.tensor(shown, device=clip.device) + 1)
         rows += [np.concatenate(list(_bytes(pictures)), 1) for pictures in (real, *streams)]
     Image.fromarray(np.concatenate(rows, 0)).save(path)

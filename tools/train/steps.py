@@ -1,13 +1,11 @@
-"""Running a training step many times: as one CUDA graph where there is a GPU, plainly elsewhere; and time-bounded
-stages.
-"""
+"""The parts of a training step: what learns, the step replayed as CUDA graphs, moving averages, and bounded time."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -15,33 +13,81 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Ema", "GraphedStep", "Log", "Schedule", "adamw"]
+from tools.train.replicas import Replicas
+
+__all__ = ["Ema", "GraphedStep", "Learner", "Log", "Schedule"]
+
+MAX_GRADIENT_NORM = 1.0
+
+
+class Learner:
+    """Parameters with their optimiser, and their gradients in one buffer, which replicas average in one message.
+
+    Args:
+        parameters: All on one device.
+        betas: Of AdamW.
+        weight_decay: Of AdamW.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float], weight_decay: float) -> None:
+        chosen = list(parameters)
+        device = chosen[0].device
+        cuda = device.type == "cuda"
+        self.gradients = torch.zeros(sum(p.numel() for p in chosen), device=device)
+        first = 0
+        for p in chosen:
+            # Laid out as the parameter, which the fused optimiser takes for granted.
+            p.grad = self.gradients.as_strided(p.shape, p.stride(), first)
+            first += p.numel()
+        self._rate = torch.zeros((), device=device)
+        self._optimiser = torch.optim.AdamW(
+            chosen, lr=self._rate, betas=betas, weight_decay=weight_decay, fused=cuda, capturable=cuda
+        )
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate; 0 at first."""
+        self._rate.fill_(rate)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self.gradients.zero_()
+
+    def apply(self) -> None:
+        """Bound the gradients' norm and make a step."""
+        norm = torch.linalg.vector_norm(self.gradients)
+        self.gradients.mul_((MAX_GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0))
+        self._optimiser.step()
 
 
 class GraphedStep:
-    """A training step (forward, backward, optimiser) over fixed input tensors, replayed without launch overhead on
-    CUDA.
+    """A training step over fixed input tensors, on CUDA replayed without launch overhead.
+
+    Gradients are computed, averaged over the replicas, and applied.
 
     Args:
-        step: Takes the inputs by name and returns named scalars; must not synchronise.
+        compute: Takes the inputs by name, adds gradients to the learners and returns named scalars; must not
+            synchronise.
+        learners: What learns.
         inputs: Example inputs; their shapes and dtypes stay.
-        warm_up: Plain runs before capture.
+        replicas: Who trains together.
+        warm_up: Plain runs before capture; with learning rates still at 0 they change no weights.
     """
 
-    def __init__(self, step: Callable[..., dict[str, Tensor]], inputs: dict[str, Tensor], warm_up: int = 4) -> None:
-        self._step = step
+    def __init__(
+        self,
+        compute: Callable[..., dict[str, Tensor]],
+        learners: Sequence[Learner],
+        inputs: dict[str, Tensor],
+        replicas: Replicas,
+        warm_up: int = 3,
+    ) -> None:
+        self._compute = compute
+        self._learners = learners
+        self._replicas = replicas
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph] | None = None
         if next(iter(inputs.values())).is_cuda:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(warm_up):
-                    step(**self._inputs)
-            torch.cuda.current_stream().wait_stream(side)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._outputs = step(**self._inputs)
+            self._capture(warm_up)
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run one step.
@@ -52,20 +98,47 @@ class GraphedStep:
         Returns:
             The step's scalars; on CUDA they are overwritten by the next call.
         """
-        if self._graph is None:
-            return self._step(**inputs)
+        if self._graphs is None:
+            values = self._gradients(inputs)
+            self._average()
+            self._apply()
+            return values
         for name, tensor in inputs.items():
             self._inputs[name].copy_(tensor)
-        self._graph.replay()
+        self._graphs[0].replay()
+        self._average()
+        self._graphs[1].replay()
         return self._outputs
 
+    def _capture(self, warm_up: int) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(warm_up):
+                self._gradients(self._inputs)
+                self._average()
+                self._apply()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        self._graphs = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        # Only this thread's calls count: the collective library's watchdog asks about events meanwhile.
+        with torch.cuda.graph(self._graphs[0], capture_error_mode="thread_local"):
+            self._outputs = self._gradients(self._inputs)
+        with torch.cuda.graph(self._graphs[1], capture_error_mode="thread_local"):
+            self._apply()
 
-def adamw(parameters: list[nn.Parameter], *, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """An AdamW whose learning rate is a tensor, so that it may change inside a CUDA graph."""
-    device = parameters[0].device
-    cuda = device.type == "cuda"
-    rate = torch.zeros((), device=device)
-    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=cuda, capturable=cuda)
+    def _gradients(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        for learner in self._learners:
+            learner.clear()
+        return self._compute(**inputs)
+
+    def _average(self) -> None:
+        for learner in self._learners:
+            self._replicas.average(learner.gradients)
+
+    def _apply(self) -> None:
+        for learner in self._learners:
+            learner.apply()
 
 
 class Ema:
@@ -108,6 +181,8 @@ class Schedule:
     max_steps: int = 10_000_000
     warm_up: int = 200
     floor: float = 0.04
+    agree: Callable[[float], float] = float
+    """Makes one number of those of all replicas."""
     step: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -115,7 +190,7 @@ class Schedule:
         """Yield the progress of each step until the time is over."""
         self.started = time.monotonic()
         while self.step < self.max_steps:
-            progress = (time.monotonic() - self.started) / self.seconds
+            progress = self.agree((time.monotonic() - self.started) / self.seconds)
             if progress >= 1 and self.step > 0:
                 return
             yield min(progress, 1.0)

@@ -21,7 +21,7 @@ def marks(count: int = 4) -> torch.Tensor:
 
 def test_equal_pictures_have_no_loss() -> None:
     losses = compare_pictures(frames(), frames(), marks())
-    assert (float(losses.l1), float(losses.edges), float(losses.change)) == (0, 0, 0)
+    assert [float(part) for part in (losses.l1, losses.squared, losses.edges, losses.change)] == [0, 0, 0, 0]
 
 
 def test_an_error_on_the_mouth_costs_more_than_one_elsewhere() -> None:
@@ -47,9 +47,15 @@ def test_a_verdict_trains_the_judge_and_gives_gradients_to_the_made_pictures_alo
     critic = Critic(torch.device("cpu"))
     made, real = frames(1).requires_grad_(), frames(2) * 0.1
     chosen, centre = torch.tensor([[0, 3]]), torch.tensor([[48.0, 50.0], [40.0, 60.0]])
-    verdicts = [critic(made, real, chosen, centre) for _ in range(12)]
+    verdicts = []
+    for _ in range(12):
+        critic.learner.clear()
+        verdicts.append(critic(made, real, chosen, centre))
+        critic.learner.apply()
     assert float(verdicts[-1].judged) < float(verdicts[0].judged), "it learns to tell noise from grey"
     assert not verdicts[-1].judged.requires_grad
+    before = critic.learner.gradients.clone()
     (verdicts[-1].matching + verdicts[-1].fooled).backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(critic.learner.gradients, before)
     assert made.grad is not None
     assert [bool(made.grad[0, frame].any()) for frame in range(4)] == [True, False, False, True]

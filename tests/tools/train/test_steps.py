@@ -10,24 +10,45 @@ import pytest
 import torch
 from torch import nn
 
-from tools.train.steps import Ema, GraphedStep, Log, Schedule, adamw
+from tools.train.replicas import Replicas
+from tools.train.steps import Ema, GraphedStep, Learner, Log, Schedule
 
 pytestmark = pytest.mark.unit
 
 
-def test_a_step_on_the_cpu_is_called_with_the_inputs() -> None:
-    step = GraphedStep(lambda a, b: {"sum": a + b}, {"a": torch.zeros(()), "b": torch.zeros(())})
-    assert float(step(a=torch.tensor(2.0), b=torch.tensor(3.0))["sum"]) == 5
+def learner(weight: nn.Parameter) -> Learner:
+    return Learner([weight], betas=(0.9, 0.99), weight_decay=0.0)
 
 
-def test_the_optimiser_takes_its_rate_from_a_tensor() -> None:
+def test_a_step_computes_gradients_from_its_inputs_and_applies_them() -> None:
     weight = nn.Parameter(torch.ones(1))
-    optimiser = adamw([weight], betas=(0.9, 0.99), weight_decay=0.0)
-    for rate in (0.0, 0.1):
-        optimiser.param_groups[0]["lr"].fill_(rate)
-        weight.grad = torch.ones(1)
-        optimiser.step()
-        assert float(weight.detach()) == pytest.approx(1 - rate, abs=1e-3)
+    own = learner(weight)
+
+    def compute(a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = (weight * (a + b)).sum()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    step = GraphedStep(compute, [own], {"a": torch.zeros(()), "b": torch.zeros(())}, Replicas())
+    for rate, expected in ((0.0, 1.0), (0.1, 0.9)):
+        own.set_rate(rate)
+        assert float(step(a=torch.tensor(2.0), b=torch.tensor(3.0))["loss"]) == 5
+        assert float(weight.detach()) == pytest.approx(expected, abs=1e-3)
+    assert own.gradients.tolist() == [pytest.approx(1.0, abs=1e-3)], "5, bounded to a norm of 1, and not 10"
+
+
+def test_gradients_of_all_parameters_lie_in_one_buffer_however_the_parameters_are_laid_out() -> None:
+    conv = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    own = Learner(conv.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
+    conv(torch.randn(1, 2, 4, 4)).square().sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.bias is not None
+    assert conv.bias.grad is not None
+    assert conv.weight.grad.stride() == conv.weight.stride()
+    total = conv.weight.grad.square().sum() + conv.bias.grad.square().sum()
+    torch.testing.assert_close(own.gradients.square().sum(), total)
+    own.clear()
+    assert not conv.weight.grad.any()
 
 
 def test_the_average_starts_as_the_network_and_follows_it_slower_and_slower() -> None:
