@@ -106,6 +106,19 @@ def test_a_window_is_three_batches_of_four_pictures_with_every_stage_marked(
     assert (model.height_px, model.width_px, model.accepts_portrait, model.accepts_prompt) == (384, 256, True, False)
 
 
+def test_a_window_given_up_half_way_leaves_stream_and_thread_in_order(
+    model: EmbeddedModel, spoken: NDArray[np.int16]
+) -> None:
+    """Between batches the caller is outside of inference mode, and the next window can be made."""
+    stream = open_stream(model)
+    batches = stream.generate(spoken[: WINDOW_SAMPLES + model.right_context_samples], StageMarks(window=0), 4)
+    next(batches)
+    assert not torch.is_inference_mode_enabled()
+    batches.close()  # type: ignore[attr-defined]
+    stream.interrupt()
+    assert make(model, stream, spoken, windows=range(1, 2)).shape == (12, HEIGHT * 3 // 2, WIDTH)
+
+
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_the_first_frame_looks_like_the_portrait(model: EmbeddedModel, spoken: NDArray[np.int16], name: str) -> None:
     """Mean luma difference of a few levels; another portrait is many levels away."""
