@@ -27,21 +27,22 @@ from pipeline.errors import ConfigError
 
 __all__ = [
     "DROPPED_START_FRAMES",
-    "MOTION_FRAMES",
+    "MOTION_LATENT_FRAMES",
     "PUBLISHED_WAN_VAE",
-    "WARM_LATENT_FRAMES",
+    "SINGLE_FLAVOUR",
+    "TIMESTEP_FLAVOUR",
     "Decoder",
     "DecoderState",
     "Encoder",
+    "EncoderState",
+    "StillFlavour",
     "StillPortrait",
     "WanVAE",
     "WanVAEConfig",
 ]
 
-MOTION_FRAMES = 73
-"""Copies of the portrait that are encoded as the past of a video: 19 latent frames."""
-WARM_LATENT_FRAMES = 7
-"""So many of them, the first, are decoded before a stream; the pictures are thrown away, the state is kept."""
+MOTION_LATENT_FRAMES = 19
+"""Latent frames of a still portrait that the transformer takes as the past of a video."""
 DROPPED_START_FRAMES = 3
 """Frames of a video's very first block that the published pipeline does not show. It keeps their sound, so its pictures
 lead by 120 ms from then on: whoever sends both has to drop both or neither.
@@ -140,19 +141,46 @@ class DecoderState:
         return sum(past.nbytes for past in self.pasts if past is not None)
 
 
+@dataclass(slots=True)
+class EncoderState:
+    """Causal context of one video that is encoded in pieces."""
+
+    pasts: _Pasts
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the video's first frame has been encoded."""
+        return any(past is not None for past in self.pasts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillFlavour:
+    """How a portrait becomes the past of a video. The published pipelines differ here, and so do their videos."""
+
+    num_frames: int
+    """Copies of the portrait that are encoded; the last `MOTION_LATENT_FRAMES` latent frames go to the transformer."""
+    reference_latent_frame: int
+    """Which of the latent frames is the reference: 0 is a picture by itself, 1 a moment of a still video."""
+    num_warm_latent_frames: int
+    """So many latent frames, the first, are decoded before a stream; the state is kept, the pictures are not."""
+
+
+TIMESTEP_FLAVOUR = StillFlavour(num_frames=73, reference_latent_frame=0, num_warm_latent_frames=7)
+"""Of the published pipeline with one step per device: what visavis does too unless asked otherwise."""
+SINGLE_FLAVOUR = StillFlavour(num_frames=365, reference_latent_frame=1, num_warm_latent_frames=92)
+"""Of the published pipeline on a single device, which decodes each clip behind all latent frames of its past."""
+
+
 @dataclass(frozen=True, slots=True)
 class StillPortrait:
     """A portrait as the published model knows it: a video in which nothing moves."""
 
+    reference_BCThw: Tensor
+    """The latent that shows whom the video is of, float32, (B, C, 1, h, w)."""
     motion_BCThw: Tensor
-    """Its latents, float32: the past of a stream, as the transformer takes it."""
+    """The past of a stream, as the transformer takes it, float32."""
     warm_state: DecoderState
     """The decoder's state after such a past. It stays as it is: every stream starts with a clone."""
-
-    @property
-    def reference_BCThw(self) -> Tensor:
-        """The latent of the portrait as a first frame, (B, C, 1, h, w)."""
-        return self.motion_BCThw[:, :, :1]
 
 
 class _ChannelNorm(nn.Module):
@@ -485,32 +513,40 @@ class WanVAE(nn.Module):
         self.requires_grad_(False)
 
     @torch.inference_mode()
-    def encode(self, frames_BFCHW: Tensor) -> Tensor:
-        """Encode a video from its first frame on.
+    def encode(self, frames_BFCHW: Tensor, state: EncoderState | None = None) -> Tensor:
+        """Encode a video, or the next piece of one.
 
         Args:
-            frames_BFCHW: RGB in [-1, 1]; one frame and any multiple of the temporal stride, H and W multiples of the
-                spatial stride.
+            frames_BFCHW: RGB in [-1, 1], H and W multiples of the spatial stride; a multiple of the temporal stride,
+                and one frame more where a video begins.
+            state: Of a video that comes in pieces, from `new_encoder_state`, updated in place; None: the whole video.
 
         Returns:
-            Latents of about unit variance per channel, float32, (B, C, T, h, w), T = 1 + (F - 1) / 4.
+            Latents of about unit variance per channel, float32, (B, C, T, h, w), T = F / 4 (1 + (F - 1) / 4 where a
+            video begins).
 
         Raises:
             ConfigError: The shape breaks a rule.
         """
-        self._check_frames(frames_BFCHW)
-        pasts: _Pasts = [None] * self.encoder.num_slots
-        first, rest = frames_BFCHW[:, :1], frames_BFCHW[:, 1:]
-        pieces = [first, *rest.split(_ENCODER_PIECE_FRAMES, 1)] if rest.shape[1] else [first]
-        moments_BThwC = torch.cat([self.encoder(self._to_encoder(piece), pasts) for piece in pieces], 1)
+        state = state or self.new_encoder_state()
+        num_first_frames = 0 if state.has_begun else 1
+        self._check_frames(frames_BFCHW, num_first_frames=num_first_frames)
+        first, rest = frames_BFCHW[:, :num_first_frames], frames_BFCHW[:, num_first_frames:]
+        pieces = [piece for piece in (first, *rest.split(_ENCODER_PIECE_FRAMES, 1)) if piece.shape[1]]
+        moments_BThwC = torch.cat([self.encoder(self._to_encoder(piece), state.pasts) for piece in pieces], 1)
         return self._to_latents(moments_BThwC)
 
+    def new_encoder_state(self) -> EncoderState:
+        """Make the state of a video of which nothing is encoded yet."""
+        return EncoderState([None] * self.encoder.num_slots)
+
     @torch.inference_mode()
-    def encode_portrait(self, image_BCHW: Tensor) -> StillPortrait:
+    def encode_portrait(self, image_BCHW: Tensor, flavour: StillFlavour = TIMESTEP_FLAVOUR) -> StillPortrait:
         """Encode a portrait as the past of a video in which it does not move, and warm the decoder with it.
 
         Args:
             image_BCHW: RGB in [-1, 1].
+            flavour: How long that video is, and which parts of it are used.
 
         Returns:
             What the transformer and the decoder start a stream from.
@@ -518,24 +554,29 @@ class WanVAE(nn.Module):
         Raises:
             ConfigError: The shape breaks a rule.
         """
-        self._check_frames(image_BCHW[:, None])
-        motion_BCThw = self._to_latents(self.encoder.encode_still(self._to_encoder(image_BCHW), MOTION_FRAMES))
-        return StillPortrait(motion_BCThw, self.warm_state(motion_BCThw))
+        self._check_frames(image_BCHW[:, None], num_first_frames=1)
+        still_BCThw = self._to_latents(self.encoder.encode_still(self._to_encoder(image_BCHW), flavour.num_frames))
+        reference = flavour.reference_latent_frame
+        return StillPortrait(
+            still_BCThw[:, :, reference : reference + 1],
+            still_BCThw[:, :, -MOTION_LATENT_FRAMES:],
+            self.warm_state(still_BCThw[:, :, : flavour.num_warm_latent_frames]),
+        )
 
     @torch.inference_mode()
-    def warm_state(self, motion_BCThw: Tensor) -> DecoderState:
+    def warm_state(self, still_BCThw: Tensor) -> DecoderState:
         """Make the state from which the published pipeline decodes the first block of a video.
 
         With it every latent frame gives four frames, the first one too.
 
         Args:
-            motion_BCThw: Latents of the still portrait; the first seven are decoded, and the frames thrown away.
+            still_BCThw: Latents of the still portrait, all of which are decoded, and the frames thrown away.
 
         Returns:
             A new state.
         """
         state = self.new_state()
-        for piece_BCThw in motion_BCThw[:, :, :WARM_LATENT_FRAMES].split(_DECODER_PIECE_LATENT_FRAMES, 2):
+        for piece_BCThw in still_BCThw.split(_DECODER_PIECE_LATENT_FRAMES, 2):
             self.decode(piece_BCThw, state)
         return state
 
@@ -572,10 +613,11 @@ class WanVAE(nn.Module):
         mean_C, inverse_std_C = _normalisation(self.config, mu_BThwC.dtype, mu_BThwC.device)
         return ((mu_BThwC - mean_C) * inverse_std_C).float().movedim(-1, 1)
 
-    def _check_frames(self, frames_BFCHW: Tensor) -> None:
+    def _check_frames(self, frames_BFCHW: Tensor, *, num_first_frames: int) -> None:
         shape, space, time = tuple(frames_BFCHW.shape), self.config.spatial_stride, self.config.temporal_stride
-        if len(shape) != 5 or shape[2] != 3 or shape[1] % time != 1 or shape[3] % space or shape[4] % space:
-            rule = f"it has to be (B, 1 + {time}k, 3, H, W) with H and W multiples of {space}"
+        fits = len(shape) == 5 and shape[2] == 3 and not shape[3] % space and not shape[4] % space
+        if not fits or shape[1] < 1 or shape[1] % time != num_first_frames:
+            rule = f"it has to be (B, {num_first_frames} + {time}k, 3, H, W) with H and W multiples of {space}"
             raise ConfigError("shape of frames_BFCHW", shape, rule)
 
     def _check_latents(self, latents_BCThw: Tensor, state: DecoderState) -> None:

@@ -14,7 +14,17 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.models.wan_vae import MOTION_FRAMES, PUBLISHED_WAN_VAE, WARM_LATENT_FRAMES, DecoderState, Encoder, WanVAE
+from pipeline.models.motion_packer import MotionPacker
+from pipeline.models.wan_vae import (
+    MOTION_LATENT_FRAMES,
+    PUBLISHED_WAN_VAE,
+    SINGLE_FLAVOUR,
+    TIMESTEP_FLAVOUR,
+    DecoderState,
+    Encoder,
+    StillFlavour,
+    WanVAE,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -77,6 +87,9 @@ def test_the_encoder_gives_the_reference_latents(
 ) -> None:
     video = draw("in.vid", (1, 3, 9, 64, 64)).clamp(-1, 1)
     assert relative_error(vae.encode(video.transpose(1, 2)), golden["vae_encode"]) < TOLERANCE
+    state = vae.new_encoder_state()
+    pieces = [vae.encode(piece, state) for piece in video.transpose(1, 2).split([5, 4], 1)]
+    assert relative_error(torch.cat(pieces, 2), golden["vae_encode"]) < TOLERANCE
 
 
 def test_the_decoder_gives_the_reference_frames_in_two_pieces(
@@ -277,12 +290,49 @@ def test_one_frame_is_encoded_as_the_beginning_of_a_video(vae: WanVAE, draw: Dra
     torch.testing.assert_close(latents[:, :, :1], vae.encode(video[:, :1]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("pieces", [[1, 4, 4, 4, 4], [5, 12], [13, 4]])
+def test_a_video_may_be_encoded_in_pieces(vae: WanVAE, draw: Draw, pieces: list[int]) -> None:
+    video = draw("video", (1, 17, 3, 8 * ROWS, 8 * COLUMNS)).clamp(-1, 1)
+    state = vae.new_encoder_state()
+    parts = [vae.encode(piece, state) for piece in video.split(pieces, 1)]
+    assert [part.shape[2] for part in parts] == [(piece + 3) // 4 for piece in pieces]
+    torch.testing.assert_close(torch.cat(parts, 2), vae.encode(video), atol=1e-5, rtol=0)
+
+
+def test_a_video_that_has_begun_goes_on_in_fours(vae: WanVAE) -> None:
+    state = vae.new_encoder_state()
+    vae.encode(torch.zeros(1, 1, 3, 16, 16), state)
+    for num_frames in (0, 1, 5):
+        with pytest.raises(ConfigError, match=r"0 \+ 4k, 3, H, W\)"):
+            vae.encode(torch.zeros(1, num_frames, 3, 16, 16), state)
+
+
 def test_a_portrait_is_a_still_video(vae: WanVAE, image: Tensor) -> None:
     portrait = vae.encode_portrait(image)
-    still = vae.encode(image[:, None].expand(-1, MOTION_FRAMES, -1, -1, -1))
+    still = vae.encode(image[:, None].expand(-1, 73, -1, -1, -1))
     assert portrait.motion_BCThw.shape == (1, 16, 19, ROWS, COLUMNS)
     torch.testing.assert_close(portrait.motion_BCThw, still, atol=1e-5, rtol=0)
     torch.testing.assert_close(portrait.reference_BCThw, vae.encode(image[:, None]), atol=1e-5, rtol=0)
+
+
+def test_the_flavour_of_a_single_device_is_a_longer_video_and_its_second_latent_frame(
+    vae: WanVAE, image: Tensor, relative_error: RelativeError
+) -> None:
+    """Written out as the published code does it: 5 pictures for the reference, 73 times those for the past."""
+    portrait = vae.encode_portrait(image, SINGLE_FLAVOUR)
+    five = image[:, None].expand(-1, 5, -1, -1, -1)
+    past = vae.encode(five.repeat(1, 73, 1, 1, 1))
+    assert past.shape[2] == 92
+    torch.testing.assert_close(portrait.reference_BCThw, vae.encode(five)[:, :, 1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(portrait.motion_BCThw, past[:, :, -19:], atol=1e-5, rtol=0)
+    default = vae.encode_portrait(image)
+    assert relative_error(default.reference_BCThw, portrait.reference_BCThw) > 0.1
+    assert relative_error(default.motion_BCThw, portrait.motion_BCThw) > 1e-3
+
+
+def test_the_past_is_what_the_transformer_packs() -> None:
+    for flavour in (TIMESTEP_FLAVOUR, SINGLE_FLAVOUR):
+        assert (flavour.num_frames + 3) // 4 >= MotionPacker.NUM_LATENT_FRAMES == MOTION_LATENT_FRAMES
 
 
 def test_a_still_video_may_be_short_and_the_network_another_one(image: Tensor) -> None:
@@ -296,13 +346,14 @@ def test_a_still_video_may_be_short_and_the_network_another_one(image: Tensor) -
             torch.testing.assert_close(still, other(video, [None] * other.num_slots), atol=1e-5, rtol=0)
 
 
-def test_streams_of_a_portrait_start_after_seven_still_latent_frames(
-    vae: WanVAE, image: Tensor, latents: Tensor
+@pytest.mark.parametrize(("flavour", "num_warm"), [(TIMESTEP_FLAVOUR, 7), (SINGLE_FLAVOUR, 92)])
+def test_streams_of_a_portrait_start_after_still_latent_frames(
+    vae: WanVAE, image: Tensor, latents: Tensor, flavour: StillFlavour, num_warm: int
 ) -> None:
     """Every block then gives twelve frames, and every stream of the portrait the same ones."""
-    portrait = vae.encode_portrait(image)
-    past = portrait.motion_BCThw[:, :, :WARM_LATENT_FRAMES]
-    expected = vae.decode(torch.cat([past, latents[:, :, :6]], 2), vae.new_state())[:, 25:]
+    portrait = vae.encode_portrait(image, flavour)
+    past = vae.encode(image[:, None].expand(-1, 4 * num_warm - 3, -1, -1, -1))
+    expected = vae.decode(torch.cat([past, latents[:, :, :6]], 2), vae.new_state())[:, 4 * num_warm - 3 :]
     for _ in range(2):
         state = portrait.warm_state.clone()
         blocks = [vae.decode(block, state) for block in latents[:, :, :6].split(3, 2)]
