@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ
+from pipeline.audio.context import LiveContext
+from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SIZE_MULTIPLE_PX
 
-__all__ = ["EngineConfig", "PatternConfig"]
+__all__ = ["EngineConfig", "LargeConfig", "PatternConfig"]
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WindowIndex = Annotated[int, Field(ge=0)]
+# The worker has another working directory.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+FrameSide = Annotated[int, Field(ge=SIZE_MULTIPLE_PX, le=2048, multiple_of=SIZE_MULTIPLE_PX)]
+
+_LARGE_DEFAULTS = {"ready_timeout_s": 3600.0, "open_timeout_s": 180.0, "stall_timeout_s": 180.0}
+"""The large engine reads tens of gigabytes at its first start, and up to eleven for a new prompt."""
 
 
 class PatternConfig(BaseModel):
@@ -49,23 +56,61 @@ class PatternConfig(BaseModel):
         return self.right_context_ms * SAMPLE_RATE_HZ // 1000
 
 
+class LargeConfig(BaseModel):
+    """The large engine: where it runs, the size of its picture, and how much sound it hears around a window."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where the networks run: cpu, cuda, cuda:1; auto takes the first GPU if there is one."""
+    memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Memory of the device that the engine may use, in 10^9 bytes; null: all that is free when it starts."""
+    height_px: FrameSide = 384
+    """Height of every frame."""
+    width_px: FrameSide = 704
+    """Width of every frame."""
+    prompt: str = "A person looks into the camera and talks, calm and friendly, with natural expressions."
+    """Text prompt of a stream that is opened without one of its own."""
+    left_context_ms: int = LiveContext().left_ms
+    """Sound before a window that its features take in: it costs computing time."""
+    right_context_ms: int = LiveContext().right_ms
+    """Sound after a window that its features take in: it is waited for, so it is delay."""
+    cache_dir: Path | None = Path("~/.cache/visavis")
+    """Where a merged copy of the weights (33 GB) is kept for faster starts; it can be deleted at any time; null: none
+    is written."""
+    random_weights: bool = False
+    """Weights that have learnt nothing, made on the device without any file: for benchmarks."""
+
+    @property
+    def audio_context(self) -> LiveContext:
+        """`left_context_ms` and `right_context_ms`."""
+        return LiveContext(left_ms=self.left_context_ms, right_ms=self.right_context_ms)
+
+    @model_validator(mode="after")
+    def _check_context(self) -> LargeConfig:
+        LiveContext(left_ms=self.left_context_ms, right_ms=self.right_context_ms)  # raises
+        return self
+
+
 class EngineConfig(BaseModel):
     """Which engine runs, on what, and how its worker process is watched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: Literal["embedded", "pattern"] = "embedded"
-    """Which engine: the embedded avatar, or the pattern engine that draws sound level and frame number."""
+    name: Literal["embedded", "large", "pattern"] = "embedded"
+    """Which engine: the embedded avatar, the large one (Live Avatar, 14B), or the pattern engine that draws sound level
+    and frame number."""
     threads: int | None = Field(default=None, ge=1, le=256)
     """CPU threads of the worker's arithmetic; null: half of the cores, but 2 at least and 6 at most."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the networks; auto measures both at start and takes the faster."""
+    """Arithmetic of the networks; auto measures both at start and takes the faster; the large engine takes bf16."""
     num_steps: int | None = Field(default=None, ge=3, le=8)
-    """Denoising steps per block; null leaves the choice to the engine, which measures what holds the pace."""
+    """Denoising steps per block; null leaves the choice to the engine: the embedded one measures what holds the pace,
+    the large one takes four."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of a stream that is opened without one of its own."""
-    weights_dir: Path | None = None
-    """Folder of the engine's weights; null takes those that ship with it."""
+    weights_dir: AbsolutePath | None = None
+    """Folder of the engine's weights; null takes those that ship with it (the large engine has none that ship)."""
     max_streams: int = Field(default=1, ge=1, le=64)
     """How many streams can be open at once; they share the worker's time."""
     frame_slots: int = Field(default=3 * FRAMES_PER_BLOCK, ge=2 * FRAMES_PER_BLOCK, le=1000)
@@ -76,13 +121,14 @@ class EngineConfig(BaseModel):
     hello_timeout_s: Seconds = 30.0
     """Until the worker process has to say hello after it was spawned."""
     ready_timeout_s: Seconds = 120.0
-    """Until the worker has to be warm after its hello."""
+    """Until the worker has to be warm after its hello; an hour for the large engine unless it is set."""
     open_timeout_s: Seconds = 30.0
-    """Until a stream has to be open after it was asked for."""
+    """Until a stream has to be open after it was asked for; 180 s for the large engine unless it is set."""
     heartbeat_s: Seconds = 0.5
     """Longest silence of a worker that is well."""
     stall_timeout_s: Seconds = 10.0
-    """Silence after which the worker is taken for stalled: its stacks go to the log and it is killed."""
+    """Silence after which the worker is taken for stalled: its stacks go to the log and it is killed; 180 s for the
+    large engine unless it is set."""
     shutdown_timeout_s: Seconds = 5.0
     """Until the worker has to end after it was told to; after that it is killed."""
     restart_delay_s: Seconds = 0.5
@@ -93,6 +139,8 @@ class EngineConfig(BaseModel):
     """Failures in a row after which the engine gives up."""
     healthy_after_s: Seconds = 60.0
     """Time a worker has to run for its failure not to count as one in a row."""
+    large: LargeConfig = LargeConfig()
+    """The large engine's own settings."""
     pattern: PatternConfig = PatternConfig()
     """The pattern engine's own settings."""
 
@@ -100,6 +148,21 @@ class EngineConfig(BaseModel):
     def num_threads(self) -> int:
         """`threads`, or what suits the cores that this process may use."""
         return self.threads or min(6, max(2, len(os.sched_getaffinity(0)) // 2))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _be_patient(cls, values: Any) -> Any:
+        """Give the large engine more time where nothing is said."""
+        if isinstance(values, dict) and values.get("name") == "large":
+            return {**_LARGE_DEFAULTS, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> EngineConfig:
+        if self.name == "large" and (self.weights_dir is None) != self.large.random_weights:
+            given = None if self.weights_dir is None else str(self.weights_dir)
+            raise ValueError(f"weights_dir is {given!r}, but the large engine takes either it or large.random_weights")
+        return self
 
     @model_validator(mode="after")
     def _check_order(self) -> EngineConfig:

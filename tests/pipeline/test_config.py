@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import EngineConfig, PatternConfig
+from pipeline.config import EngineConfig, LargeConfig, PatternConfig
 
 pytestmark = pytest.mark.unit
 
@@ -13,8 +14,8 @@ def test_a_configuration_survives_the_way_to_the_worker() -> None:
     assert EngineConfig.model_validate_json(config.model_dump_json()) == config
 
 
-@pytest.mark.parametrize("model", [EngineConfig, PatternConfig])
-def test_every_setting_has_a_sentence(model: type[EngineConfig | PatternConfig]) -> None:
+@pytest.mark.parametrize("model", [EngineConfig, LargeConfig, PatternConfig])
+def test_every_setting_has_a_sentence(model: type[EngineConfig | LargeConfig | PatternConfig]) -> None:
     undocumented = [key for key, field in model.model_fields.items() if not (field.description or "").endswith(".")]
     assert undocumented == []
 
@@ -32,6 +33,10 @@ def test_every_setting_has_a_sentence(model: type[EngineConfig | PatternConfig])
         ({"speed": 3}, "speed"),
         ({"pattern": {"width_px": 100}}, "pattern.width_px"),
         ({"pattern": {"fault": "explode"}}, "pattern.fault"),
+        ({"large": {"device": "gpu"}}, "large.device"),
+        ({"large": {"width_px": 720}}, "large.width_px"),
+        ({"large": {"memory_gb": 0}}, "large.memory_gb"),
+        ({"large": {"right_context_ms": 4}}, "large"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(settings: dict[str, object], key: str) -> None:
@@ -60,3 +65,27 @@ def test_threads_are_half_of_the_cores_within_bounds_unless_set() -> None:
     num_cores = len(os.sched_getaffinity(0))
     assert EngineConfig().num_threads == min(6, max(2, num_cores // 2))
     assert EngineConfig(threads=1).num_threads == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights_dir": "/w", "large": {"random_weights": True}}])
+def test_the_large_engine_takes_either_files_or_random_weights(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"weights_dir is .*, but the large engine takes either it or"):
+        EngineConfig.model_validate({"name": "large", **settings})
+    assert EngineConfig(name="large", weights_dir=Path("/w")).large.random_weights is False
+
+
+def test_the_large_engine_is_waited_for_longer_unless_something_is_said() -> None:
+    large, embedded = EngineConfig(name="large", weights_dir=Path("/w")), EngineConfig()
+    assert (large.ready_timeout_s, embedded.ready_timeout_s) == (3600, 120)
+    assert (large.stall_timeout_s, embedded.stall_timeout_s) == (180, 10)
+    assert EngineConfig(name="large", weights_dir=Path("/w"), ready_timeout_s=5).ready_timeout_s == 5
+
+
+def test_a_weights_folder_is_one_of_the_directory_in_which_visavis_was_started() -> None:
+    assert EngineConfig(weights_dir=Path("ckpt")).weights_dir == Path.cwd() / "ckpt"
+    assert EngineConfig(weights_dir=Path("~/ckpt")).weights_dir == Path.home() / "ckpt"
+
+
+def test_the_context_is_that_of_the_settings() -> None:
+    context = LargeConfig(left_context_ms=1000, right_context_ms=200).audio_context
+    assert (context.left_samples, context.right_samples) == (16_000, 3200)
