@@ -56,6 +56,10 @@ class PatternConfig(BaseModel):
         return self.right_context_ms * SAMPLE_RATE_HZ // 1000
 
 
+_MOST_THREADS = 6
+"""More threads than these wait for each other more than they work."""
+
+
 class LargeConfig(BaseModel):
     """The large engine: where it runs, the size of its picture, and how much sound it hears around a window."""
 
@@ -101,9 +105,13 @@ class EngineConfig(BaseModel):
     """Which engine: the embedded avatar, the large one (Live Avatar, 14B), or the pattern engine that draws sound level
     and frame number."""
     threads: int | None = Field(default=None, ge=1, le=256)
-    """CPU threads of the worker's arithmetic; null: half of the cores, but 2 at least and 6 at most."""
+    """CPU threads of the worker's arithmetic; null: half of the cores, 6 at most, and more where the pace needs it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; auto measures both at start and takes the faster; the large engine takes bf16."""
+    keeps_pace: bool = True
+    """Whether the embedded engine makes less where the machine is too slow for live: fewer steps, then smaller pictures.
+    `visavis render` has the time and never does.
+    """
     num_steps: int | None = Field(default=None, ge=3, le=8)
     """Denoising steps per block; null leaves the choice to the engine: the embedded one measures what holds the pace,
     the large one takes four."""
@@ -146,8 +154,13 @@ class EngineConfig(BaseModel):
 
     @property
     def num_threads(self) -> int:
-        """`threads`, or what suits the cores that this process may use."""
-        return self.threads or min(6, max(2, len(os.sched_getaffinity(0)) // 2))
+        """`threads`, or half of the cores that this process may use: the other half is for the server."""
+        return self.threads or max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+
+    @property
+    def most_threads(self) -> int:
+        """Threads that may be used where `num_threads` do not hold the pace."""
+        return self.threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
     @model_validator(mode="before")
     @classmethod

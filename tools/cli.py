@@ -171,11 +171,12 @@ def render(
         overrides = _assignments(assignments, engine__name=engine)
         if steps is not None:
             overrides.append(f"engine.num_steps={steps}")
-        # A movie that fails is started again by whoever wants it.
-        settings = _load(config, [*overrides, "engine.max_restarts=0"])
+        # A movie that fails is started again by whoever wants it; and it may take its time.
+        overrides += ["engine.max_restarts=0", "engine.keeps_pace=false"]
+        settings = _load(config, overrides)
         if job.size is not None and settings.engine.name == "pattern":
             pattern = [f"engine.pattern.width_px={job.size[0]}", f"engine.pattern.height_px={job.size[1]}"]
-            settings = _load(config, [*overrides, *pattern, "engine.max_restarts=0"])
+            settings = _load(config, [*overrides, *pattern])
         summary = asyncio.run(_render(prepare(job), settings))
         if not summary.is_face_found:
             typer.echo(f"no face was found in {image}: the upper middle of the image is shown", err=True)

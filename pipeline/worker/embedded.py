@@ -1,12 +1,13 @@
 """The embedded avatar as the worker runs it: audio features, motion plan, four denoising steps, decoder.
 
 Weights are loaded from one folder and checked against its manifest. What suits the machine is measured at warm-up: the
-precision, and, where the pace of 480 ms per window would not hold, fewer steps.
+precision, and, where the pace of 480 ms per window would not hold, a lighter load (`pipeline.worker.pace`).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 
@@ -29,6 +30,7 @@ from pipeline.motion import MotionPlanner
 from pipeline.schedule import make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
+from pipeline.worker.pace import Load, lighter_loads, settle
 
 __all__ = ["EmbeddedModel", "EmbeddedStream"]
 
@@ -38,6 +40,8 @@ WARM_WINDOWS, TIMED_WINDOWS = 3, 8
 LONGEST_TIMING_S = 6.0
 """Where windows take so long that timing them all would hold up the start, fewer are timed."""
 MIN_STEPS = 2
+FULL_PX, SMALLER_PX = (384, 256), ((288, 192),)
+"""Picture sizes that the networks were trained at, height and width."""
 
 NOTE_DOMAIN = "the embedded model learnt from rendered people; the large engine is for photographs"
 
@@ -47,13 +51,14 @@ class EmbeddedModel:
 
     Args:
         config: Of the engine.
+        pace_s: What a window may take at most before less is made, if the config says so.
 
     Raises:
         WeightsError: A file is missing or damaged.
         ConfigError: A setting that this engine does not know.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, pace_s: float = PACE_SHARE * WINDOW_S) -> None:
         if config.num_steps is not None and config.num_steps > NUM_STEPS:
             raise ConfigError("num_steps", config.num_steps, f"the embedded engine was trained for {NUM_STEPS} at most")
         torch.set_num_threads(config.num_threads)
@@ -65,12 +70,12 @@ class EmbeddedModel:
         self._use(torch.float32)
         self.features = EmbeddedFeatures(files.load_frontend())
         self._config = config
+        self._pace_s = pace_s if config.keeps_pace else math.inf
         self._max_steps = config.num_steps or NUM_STEPS
         self._notes: tuple[str, ...] = (NOTE_DOMAIN,)
 
     name = "embedded"
-    height_px = 384
-    width_px = 256
+    height_px, width_px = FULL_PX
     accepts_prompt = False
     accepts_portrait = True
 
@@ -90,7 +95,7 @@ class EmbeddedModel:
         return self._notes
 
     def warm_up(self) -> WarmTimes:
-        """Time windows in both precisions, keep the faster, and take steps away until the pace holds.
+        """Time windows in both precisions, keep the faster, and make them lighter until the pace holds.
 
         Returns:
             90th percentiles over a few windows.
@@ -98,26 +103,33 @@ class EmbeddedModel:
         candidates = {"fp32": torch.float32, "bf16": torch.bfloat16}
         if self._config.precision != "auto":
             candidates = {self._config.precision: candidates[self._config.precision]}
-        times = {}
+        timed = {}
         for name, dtype in candidates.items():
             self._use(dtype)
-            times[name] = self._time_windows()
-        chosen = min(times, key=lambda name: times[name].window_s)
+            timed[name] = self._time_windows()
+        chosen = min(timed, key=lambda name: timed[name].window_s)
         self._use(candidates[chosen])
-        warm = times[chosen]
-        measured = ", ".join(f"{name} {1000 * times[name].window_s:.0f} ms" for name in times)
-        notes = [NOTE_DOMAIN, f"precision {chosen} ({measured} per window)"]
-        while warm.window_s > PACE_SHARE * WINDOW_S and self._max_steps > MIN_STEPS and self._config.num_steps is None:
-            self._max_steps -= 1
-            warm = self._time_windows()
-            slow = f"{1000 * warm.window_s:.0f} ms per window"
-            notes.append(f"{self._max_steps} steps, because this machine is slow: {slow}")
-        if warm.window_s > WINDOW_S:
-            notes.append(
-                f"a window takes {1000 * warm.window_s:.0f} ms, longer than the {1000 * WINDOW_S:.0f} ms it lasts"
-            )
-        self._notes = tuple(notes)
-        return warm
+        measured = ", ".join(f"{name} {1000 * timed[name].window_s:.0f} ms" for name in timed)
+        self._notes = (NOTE_DOMAIN, f"precision {chosen} ({measured} per window)")
+
+        full = Load(
+            num_threads=self._config.num_threads,
+            num_steps=self._max_steps,
+            height_px=self.height_px,
+            width_px=self.width_px,
+        )
+        lighter = lighter_loads(
+            full,
+            most_threads=self._config.most_threads,
+            fewest_steps=self._config.num_steps or MIN_STEPS,
+            smaller_px=SMALLER_PX,
+        )
+        load, times = settle(full, timed[chosen], lighter, self._time_load, limit_s=self._pace_s)
+        if load != full:
+            self._notes += (f"because this machine is slow: {load}, {1000 * times.window_s:.0f} ms per window",)
+        if times.window_s > WINDOW_S:
+            self._notes += (f"a window takes longer than the {1000 * WINDOW_S:.0f} ms that a window lasts",)
+        return times
 
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
@@ -147,6 +159,13 @@ class EmbeddedModel:
         self.vae.decoder.to(dtype)
         pack_dit(self.dit)
         self.decoder = PackedDecoder(self.vae.decoder)
+
+    def _time_load(self, load: Load) -> WarmTimes:
+        """Use a load from now on, and time it."""
+        torch.set_num_threads(load.num_threads)
+        self._max_steps = load.num_steps
+        self.height_px, self.width_px = load.height_px, load.width_px
+        return self._time_windows()
 
     def _time_windows(self) -> WarmTimes:
         grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)

@@ -63,8 +63,9 @@ def test_the_right_context_is_counted_in_samples() -> None:
 
 def test_threads_are_half_of_the_cores_within_bounds_unless_set() -> None:
     num_cores = len(os.sched_getaffinity(0))
-    assert EngineConfig().num_threads == min(6, max(2, num_cores // 2))
-    assert EngineConfig(threads=1).num_threads == 1
+    assert EngineConfig().num_threads == max(1, min(6, num_cores // 2))
+    assert EngineConfig().most_threads == min(6, num_cores)
+    assert EngineConfig(threads=3).num_threads == EngineConfig(threads=3).most_threads == 3
 
 
 @pytest.mark.parametrize("settings", [{}, {"weights_dir": "/w", "large": {"random_weights": True}}])

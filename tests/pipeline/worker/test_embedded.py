@@ -177,10 +177,10 @@ def test_an_interrupt_makes_the_mouth_forget_the_sound(model: EmbeddedModel, spo
     """Silence after an interrupt is what silence is for a stream that heard nothing, as far as the audio goes."""
     pcm = np.zeros(WINDOW_SAMPLES + model.right_context_samples, np.int16)
     kept, forgotten = open_stream(model), open_stream(model)
-    make(model, kept, spoken)
-    make(model, forgotten, spoken)
+    for stream in (kept, forgotten):
+        make(model, stream, spoken, windows=range(1, 4))
     forgotten.interrupt()
-    going_on, anew = (np.concatenate(list(s.generate(pcm, StageMarks(window=2), 4))) for s in (kept, forgotten))
+    going_on, anew = (np.concatenate(list(s.generate(pcm, StageMarks(window=4), 4))) for s in (kept, forgotten))
     assert np.abs(luma(going_on) - luma(anew)).mean() > 0.02
 
 
@@ -251,7 +251,7 @@ async def through(engine: WorkerEngine, request: StreamRequest, sound: NDArray[n
 async def test_the_worker_process_makes_the_same_frames(model: EmbeddedModel, spoken: NDArray[np.int16]) -> None:
     """Twice bit for bit, through warm-up, messages and shared memory; and what this process makes, to the rounding."""
     sound = spoken[: 2 * WINDOW_SAMPLES]
-    engine = WorkerEngine(EngineConfig(precision="fp32", num_steps=4, threads=1))
+    engine = WorkerEngine(EngineConfig(precision="fp32", keeps_pace=False, threads=1))
     engine.start()
     try:
         info = await engine.wait_ready()
@@ -265,6 +265,20 @@ async def test_the_worker_process_makes_the_same_frames(model: EmbeddedModel, sp
     difference = made[0].astype(int) - make(model, open_stream(model, seed=7, name="ben"), sound)
     assert np.abs(difference).max() <= 1
     assert (difference != 0).mean() < 1e-4
+
+
+def test_a_slow_machine_gets_a_lighter_window_and_is_told(model: EmbeddedModel, spoken: NDArray[np.int16]) -> None:
+    """No machine makes a window in a microsecond: everything that can be given up is."""
+    slow = EmbeddedModel(EngineConfig(precision="fp32", threads=1), pace_s=1e-6)
+    slow.warm_up()
+    assert (slow.num_steps, slow.height_px, slow.width_px) == (2, 288, 192)
+    assert any("1 thread, 2 steps, 192x288 px" in note for note in slow.notes)
+    small = np.asarray(Image.fromarray(portrait("ada")).resize((192, 288)))
+    stream = slow.open_stream(portrait=small, prompt=None, seed=0, params=STILL)
+    window = spoken[: WINDOW_SAMPLES + slow.right_context_samples]
+    pictures = np.concatenate(list(stream.generate(window, StageMarks(window=0), 4)))
+    assert pictures.shape == (12, 288 * 3 // 2, 192)
+    assert find_face(Image.fromarray(np.repeat(pictures[-1, :288, :, None], 3, 2))) is not None
 
 
 async def test_a_damaged_file_is_named_by_the_host(tmp_path: Path) -> None:
