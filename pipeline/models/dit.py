@@ -11,8 +11,8 @@ a stream is an argument. A block of a stream is made so:
 
 `forward_clip` is the same computation for a whole clip at one noise level, with gradients: it trains the model.
 
-Shape letters: B batch, T latent frames, C width or channels, L tokens, E sink tokens, S steps, Y layers, G blocks,
-F modulation rows (T with a motion signal, else 1).
+Shape letters: B batch, T latent frames, C width or channels, L tokens, N tokens of a latent frame, E sink tokens,
+V voices, S steps, Y layers, G blocks, F modulation rows (T with a motion signal, else 1).
 """
 
 from __future__ import annotations
@@ -302,25 +302,29 @@ class DiT(nn.Module):
         first_latent_frame: int,
         *,
         pose_BCTHW: Tensor | None = None,
+        masks_VN: Tensor | None = None,
     ) -> Conditioning:
         """Compute all that the steps of a block share.
 
         Args:
-            audio: Result of `encode_audio` for the block.
+            audio: Result of `encode_audio` for the block; with masks, its batch is the speakers of one stream.
             modulation: Result of `modulate` for the block.
             first_latent_frame: Index of the block's first latent frame in the stream.
             pose_BCTHW: Latents of a pose video, for models with a pose encoder.
+            masks_VN: Where each of several speakers is heard, 1 or 0 for every token of a latent frame.
 
         Returns:
             The conditioning.
 
         Raises:
-            ValueError: The pose is not known to the model.
+            ValueError: The pose is not known to the model, or there are not as many masks as speakers.
         """
+        if masks_VN is not None and len(masks_VN) != len(audio.local_BTKC):
+            raise ValueError(f"{len(masks_VN)} masks were given for {len(audio.local_BTKC)} speakers")
         return Conditioning(
             first_latent_frame=first_latent_frame,
             modulation=modulation,
-            injections=self.audio_injector.condition(audio, self.dtype),
+            injections=self.audio_injector.condition(audio, self.dtype, masks_VN),
             pose_C=self._noisy_offset(pose_BCTHW),
         )
 

@@ -5,7 +5,7 @@ it saves. So the result is a little more exact than that of the plain network in
 
 Shape letters: B batch, T latent frames, N tokens of a latent frame, L tokens, K audio tokens, H heads, D width of a
 head, C full width, G projections that are normalised together, P pairs of features that are rotated together, M audio
-tokens of all latent frames (T x K), S audio tokens as all heads see them (H x K).
+tokens of all latent frames (T x K), S audio tokens as all heads see them (H x K), V voices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.models.attention import Attention, KeysValues, RMSNorm
 from pipeline.models.audio_encoder import AudioTokens
-from pipeline.models.audio_injector import ADAPTIVE_NORM_EPS, AudioInjector
+from pipeline.models.audio_injector import ADAPTIVE_NORM_EPS, AudioInjector, add_voices
 from pipeline.models.dit import Block, DiT
 from pipeline.models.motion_packer import PatchEmbedding
 from pipeline.models.packed import PackedLinear
@@ -75,6 +75,8 @@ class PackedInjection(NamedTuple):
     """Keys with the gains of both norms and the attention's scale in them, zero outside their own head."""
     values_TSC: Tensor
     """Values as they leave the attention's output projection, its bias included."""
+    masks_VN: Tensor | None
+    """Where each of several speakers is heard; None: one is, everywhere."""
 
 
 class PackedInjector(nn.Module):
@@ -92,11 +94,14 @@ class PackedInjector(nn.Module):
         pairs = zip(plain.injector, plain.injector_adain_layers, strict=True)
         self._listeners = [_Listener(cast(Attention, attention), norm) for attention, norm in pairs]
 
-    def condition(self, audio: AudioTokens, dtype: torch.dtype) -> list[PackedInjection]:
+    def condition(
+        self, audio: AudioTokens, dtype: torch.dtype, masks_VN: Tensor | None = None
+    ) -> list[PackedInjection]:
         """Compute what the injections need of the audio; see `AudioInjector.condition`."""
+        masks_VN = None if masks_VN is None else masks_VN.float()
         local_TKC = audio.local_BTKC.flatten(0, 1).to(dtype)
         global_BT1C = audio.global_BT1C.to(dtype)
-        return [listener.condition(local_TKC, global_BT1C) for listener in self._listeners]
+        return [listener.condition(local_TKC, global_BT1C, masks_VN) for listener in self._listeners]
 
     def forward(self, x_BLC: Tensor, ordinal: int, injection: PackedInjection) -> Tensor:
         """Add what the tokens hear; see `AudioInjector.forward`."""
@@ -117,7 +122,7 @@ class _Listener:
         self._bias_C = attention.o.bias.float() / attention.num_heads  # a token's shares sum to 1 in every head
         self._own_head_H1H1 = torch.eye(attention.num_heads)[:, None, :, None]
 
-    def condition(self, local_TKC: Tensor, global_BT1C: Tensor) -> PackedInjection:
+    def condition(self, local_TKC: Tensor, global_BT1C: Tensor, masks_VN: Tensor | None) -> PackedInjection:
         keys_TKC, values_TKC = self._packed_kv(local_TKC).float().chunk(2, dim=-1)
         keys_TKHD = (keys_TKC * _inverse_rms(keys_TKC) * self._gains_C).unflatten(-1, self._heads)
         keys_THKHD = keys_TKHD.transpose(1, 2)[..., None, :] * self._own_head_H1H1
@@ -126,15 +131,18 @@ class _Listener:
         values_THKC = values_HMC.unflatten(1, (len(local_TKC), -1)).transpose(0, 1)
         shift_BT1C, scale_BT1C = self._norm(global_BT1C)
         keys_TSC, values_TSC = keys_THKHD.flatten(3).flatten(1, 2), values_THKC.flatten(1, 2)
-        return PackedInjection(shift_BT1C, scale_BT1C, keys_TSC, values_TSC)
+        return PackedInjection(shift_BT1C, scale_BT1C, keys_TSC, values_TSC, masks_VN)
 
     def listen(self, x_BLC: Tensor, injection: PackedInjection) -> Tensor:
-        shift_BT1C, scale_BT1C, keys_TSC, values_TSC = injection
+        shift_BT1C, scale_BT1C, keys_TSC, values_TSC, masks_VN = injection
         modulated_BLC = modulate(layer_norm(x_BLC, ADAPTIVE_NORM_EPS), shift_BT1C, scale_BT1C)
         queries_TNC = self._packed_q(modulated_BLC.to(self._dtype)).float().view(len(keys_TSC), -1, x_BLC.shape[-1])
         scores_TSN = torch.bmm(keys_TSC, queries_TNC.mT) * _inverse_rms(queries_TNC).mT
         # the softmax of a dimension that is not the last one is eight times as fast where that dimension is short
         shares_TSN = scores_TSN.unflatten(1, self._heads).softmax(2).flatten(1, 2)
+        if masks_VN is not None:
+            heard_VLC = torch.bmm(shares_TSN.mT, values_TSC).view(-1, *x_BLC.shape[1:])
+            return add_voices(x_BLC, heard_VLC, masks_VN)
         return torch.baddbmm(x_BLC.view(queries_TNC.shape), shares_TSN.mT, values_TSC).view(x_BLC.shape)
 
 

@@ -322,3 +322,32 @@ def test_a_model_without_pose_encoder_refuses_a_pose(tiny_embedded: DiT, draw: D
     clip = make_clip(tiny_embedded.config, draw, num_blocks=1)
     with pytest.raises(ValueError, match="no pose encoder"):
         Streamer(tiny_embedded, clip).next(pose=clip.latents)
+
+
+def test_each_speaker_of_a_picture_has_a_part_of_it(
+    tiny_published: DiT, draw: Draw, relative_error: RelativeError
+) -> None:
+    """A speaker who is nowhere is not heard; one who shares the picture changes it; their order does not matter.
+
+    Products of other sizes round differently, and the text's norm makes bfloat16 steps of that.
+    """
+    dit, clip = tiny_published, make_clip(tiny_published.config, draw, num_blocks=1)
+    columns = torch.cat([clip.columns, draw("reply", tuple(clip.columns.shape))])
+    left = torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat(4)
+
+    def made(columns: Tensor, masks: Tensor | None) -> Tensor:
+        streamer, audio = Streamer(dit, clip), dit.encode_audio(columns)
+        conditioning = dit.condition(audio, dit.modulate([TIMESTEP]), 0, masks_VN=masks)
+        return dit.denoise(clip.latents, 0, conditioning, streamer.cache)
+
+    alone = made(columns[:1], None)
+    assert relative_error(made(columns, torch.stack([torch.ones(16), torch.zeros(16)])), alone) < 5e-3
+    shared = made(columns, torch.stack([left, 1 - left]))
+    assert relative_error(shared, alone) > 5e-2
+    assert relative_error(made(columns.flip(0), torch.stack([1 - left, left])), shared) < 5e-3
+
+
+def test_masks_and_speakers_have_to_be_as_many(tiny_published: DiT, draw: Draw) -> None:
+    audio = tiny_published.encode_audio(draw("columns", (2, 25, 16, 12)))
+    with pytest.raises(ValueError, match="3 masks were given for 2 speakers"):
+        tiny_published.condition(audio, tiny_published.modulate([TIMESTEP]), 0, masks_VN=torch.ones(3, 16))

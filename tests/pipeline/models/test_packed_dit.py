@@ -79,5 +79,16 @@ def test_in_bfloat16_packing_loses_nothing(tiny_embedded: DiT, draw: Draw, relat
     assert relative_error(stream(packed(tiny_embedded, torch.bfloat16), draw), exact) < 1.05 * plain_error < 0.1
 
 
+def test_several_speakers_can_be_packed_too(tiny_embedded: DiT, draw: Draw, relative_error: RelativeError) -> None:
+    audio = tiny_embedded.encode_audio(draw("columns", (2, 1, 16, 12)))
+    masks, x = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0]]), draw("x", (1, 12, 128))
+    plain, fast = (
+        dit.audio_injector(x, 1, dit.audio_injector.condition(audio, dit.dtype, masks)[1])
+        for dit in (tiny_embedded, packed(tiny_embedded))
+    )
+    assert relative_error(fast, plain) < 1e-5
+    assert torch.equal(fast[:, 3::4], x[:, 3::4])
+
+
 def test_packing_keeps_the_compute_dtype(tiny_embedded: DiT) -> None:
     assert packed(tiny_embedded, torch.bfloat16).dtype == torch.bfloat16
