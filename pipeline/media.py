@@ -1,4 +1,4 @@
-"""Sound and movie files: decoding any sound as it goes, writing H.264 + AAC with sound and picture aligned.
+"""Sound and movie files: decoding any of them as it goes, writing H.264 + AAC with sound and picture aligned.
 
 Media time is counted in samples from the first decoded sample and in frames of 40 ms; both start at 0. Nothing here
 holds more than a moment of a file in memory. All calls block: keep them off the event loop.
@@ -7,24 +7,27 @@ holds more than a moment of a file in memory. All calls block: keep them off the
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer, OutputContainer
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from pipeline.errors import MediaError
 from pipeline.geometry import FPS, SAMPLE_RATE_HZ
 
-__all__ = ["AudioFile", "EngineResampler", "MovieWriter", "decode_audio"]
+__all__ = ["AudioFile", "EngineResampler", "MovieWriter", "VideoFile", "decode_audio"]
 
 # Rates that both AAC and every player know; others are resampled to the last one.
 AAC_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -119,6 +122,92 @@ class AudioFile:
         place_s = num_samples / self.rate_hz
         reason = (exc.strerror or type(exc).__name__).lower()
         return MediaError(self._what, f"damaged after {place_s:.2f} s ({reason})", "it has to decode completely")
+
+
+class VideoFile:
+    """The pictures of a film, of any format and rate. Close it, or use it in a `with`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        MediaError: It cannot be read, is no media file, or holds no pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._what = f"video file {path}"
+        self._container = _open(self._what, path)
+        if not self._container.streams.video:
+            self._container.close()
+            raise MediaError(self._what, "without a video stream", "it has to contain pictures")
+        self._stream = self._container.streams.video[0]
+
+    def pictures(self) -> Iterator[NDArray[np.uint8]]:
+        """Decode, once, from the beginning, at the engine's rate.
+
+        Every 40 ms shows the picture whose own time is nearest, the earlier of two; the last one stays for as long as
+        the file says. The times count from the first picture.
+
+        Yields:
+            Upright RGB, (height_px, width_px, 3). The same array comes again where a picture is repeated.
+
+        Raises:
+            MediaError: The file is damaged or holds no picture.
+        """
+        num_pictures = 0
+        for frame, stop in self._spans():
+            if stop > num_pictures:
+                yield from itertools.repeat(_upright(frame), stop - num_pictures)
+                num_pictures = stop
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _spans(self) -> Iterator[tuple[VideoFrame, int]]:
+        """Give every frame with the index of the picture at which it is no longer shown."""
+        last: _TimedFrame | None = None
+        for timed in self._timed_frames():
+            if last is not None:
+                yield last.frame, math.floor(FPS * (last.start_s + timed.start_s) / 2) + 1
+            last = timed
+        if last is None:
+            raise MediaError(self._what, "0 pictures long", "it has to contain pictures")
+        # Not every file says how long its last frame lasts; it is shown in any case.
+        yield last.frame, max(math.ceil(FPS * last.end_s), math.floor(FPS * last.start_s) + 1)
+
+    def _timed_frames(self) -> Iterator[_TimedFrame]:
+        """Decode frames with their times, from 0 on."""
+        begin_s: Fraction | None = None
+        next_s = Fraction(0)
+        try:
+            for frame in self._container.decode(self._stream):
+                tick_s = frame.time_base or Fraction(0)
+                given_s = next_s if frame.pts is None else frame.pts * tick_s
+                begin_s = given_s if begin_s is None else begin_s
+                next_s = given_s + (frame.duration or 0) * tick_s
+                yield _TimedFrame(given_s - begin_s, next_s - begin_s, frame)
+        except av.FFmpegError as exc:
+            place_s = float(next_s - (begin_s or 0))
+            shown = f"damaged after {place_s:.2f} s ({(exc.strerror or type(exc).__name__).lower()})"
+            raise MediaError(self._what, shown, "it has to decode completely") from exc
+
+
+class _TimedFrame(NamedTuple):
+    start_s: Fraction
+    end_s: Fraction
+    frame: VideoFrame
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Convert a frame to RGB, turned as the file says: telephones film sideways."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)), np.uint8)
 
 
 class EngineResampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import MediaError
-from pipeline.media import AudioFile, EngineResampler, MovieWriter, decode_audio
+from pipeline.media import AudioFile, EngineResampler, MovieWriter, VideoFile, decode_audio
+from tests.fakes.film import write_film
 
 pytestmark = pytest.mark.unit
+
+MATRICES = ((1, 0, 0, 0, 1, 0), (0, 1, 0, -1, 0, 0))
+"""Of a film that is upright, and of one that was taken with the camera on its side: a b u, c d v."""
 
 
 def clicks(rate_hz: int, seconds: float, *, every_s: float = 0.5) -> np.ndarray:
@@ -217,3 +222,89 @@ def test_a_movie_that_is_not_finished_leaves_nothing_and_keeps_the_old_one(tmp_p
 def test_a_path_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         MovieWriter(tmp_path / "nowhere" / "a.mp4", height_px=96, width_px=64, rate_hz=16_000, num_channels=1)
+
+
+def levels(path: Path) -> list[int]:
+    """Which of the steps of grey in `steps` each picture shows."""
+    with VideoFile(path) as file:
+        return [round(float(picture.mean()) / 4) for picture in file.pictures()]
+
+
+def steps(num_pictures: int) -> list[int]:
+    return [4 * index for index in range(num_pictures)]
+
+
+@pytest.mark.parametrize("rate", ["25", "30", "50", "24", "10", "12.5", "30000/1001", "60", "7"])
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])  # AVI tells no times, only the rate
+def test_a_film_of_any_rate_shows_the_nearest_picture_every_40_ms(tmp_path: Path, rate: str, suffix: str) -> None:
+    path = write_film(tmp_path / f"a.{suffix}", steps(40), rate=Fraction(rate))
+    num_pictures = -(-40 * 25 // Fraction(rate))
+    nearest = [-((1 - 2 * index * Fraction(rate) / 25) // 2) for index in range(num_pictures)]
+    assert levels(path) == [min(index, 39) for index in nearest]
+
+
+def test_a_film_may_jump_and_begin_late(tmp_path: Path) -> None:
+    """Times count from the first picture, and are those of the pictures, not their number times a rate."""
+    path = write_film(tmp_path / "a.mkv", steps(4), rate=Fraction(25), ticks=[100, 101, 108, 109])
+    assert levels(path) == [0] + 4 * [1] + 4 * [2] + [3]
+
+
+def test_films_that_tell_less_are_shown_as_well(tmp_path: Path) -> None:
+    """A bare H.264 stream has no times; a recording of a browser does not say how long its pictures last."""
+    assert levels(write_film(tmp_path / "a.h264", steps(20))) == list(range(20))
+    path = write_film(tmp_path / "a.mkv", steps(5))
+    data = bytearray(path.read_bytes())
+    default_duration, void = b"\x23\xe3\x83\x84", b"\xec\x86"
+    place = data.index(default_duration)
+    data[place : place + 2] = void
+    path.write_bytes(bytes(data))
+    assert levels(path) == list(range(5))
+
+
+def test_a_picture_is_upright_as_the_file_says(tmp_path: Path) -> None:
+    """The matrix in the track's header turns the picture by a quarter, clockwise."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:16] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    upright, turned = (struct.pack(">9i", *(0x10000 * cell for cell in cells), 0, 0, 0x40000000) for cells in MATRICES)
+    header = data.index(b"tkhd")
+    place = data.index(upright, header)
+    for written, edge in ((data, picture), (data[:place] + turned + data[place + 36 :], np.rot90(picture, -1))):
+        path.write_bytes(written)
+        with VideoFile(path) as file:
+            (shown,) = file.pictures()
+        assert shown.flags.c_contiguous
+        assert shown.shape == edge.shape
+        assert np.abs(shown.astype(int) - edge).max() < 16
+
+
+def test_films_without_pictures_are_refused(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.zeros(1000))
+    with pytest.raises(MediaError, match=r"video file .*a.wav is without a video stream, but it has to contain pict"):
+        VideoFile(tmp_path / "a.wav")
+    with pytest.raises(MediaError, match=r"video file .*none.mp4 is unreadable"):
+        VideoFile(tmp_path / "none.mp4")
+    path = write_film(tmp_path / "a.avi", steps(5))
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"movi") + 4])
+    with pytest.raises(MediaError, match=r"video file .*a.avi is 0 pictures long, but it has to contain pictures"):
+        levels(path)
+
+
+def test_a_damaged_film_is_reported_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    rng = np.random.default_rng(0)
+    write_film(path, rng.integers(0, 255, 100).tolist())
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 8
+    for packet in range(start + 2000, len(data) - 3000, 7):
+        data[packet] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(MediaError, match=r"video file .*a.mp4 is damaged after \d\.\d\d s"):
+        levels(path)
