@@ -66,6 +66,8 @@ class StreamParams:
     """Size of head motion, brows and glances: 0 still, 1 natural, 2 lively."""
     look_at_camera: float = 0.8
     """How much of the time the eyes rest on the viewer, 0 to 1."""
+    prompt: str | None = None
+    """Another text prompt, for engines that know one; None: the one so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from pipeline.host import messages as m
 from pipeline.host.process import WorkerProcess, spawn_worker
 from pipeline.host.restart import after_failure
 from pipeline.host.ring import FrameRing
-from pipeline.host.stream import HostStream, check_portrait
+from pipeline.host.stream import HostStream, check_portrait, check_prompt
 
 __all__ = ["EngineState", "WorkerEngine"]
 
@@ -335,8 +335,8 @@ class WorkerEngine:
 
 
 def _check_request(request: StreamRequest, info: EngineInfo) -> None:
-    if request.prompt is not None and not info.accepts_prompt:
-        raise ConfigError("prompt", request.prompt, f"the engine {info.name} knows no prompts")
+    check_prompt(request.prompt, info)
+    check_prompt(request.params.prompt, info)
     if request.portrait is not None:
         check_portrait(request.portrait, info)
     elif info.accepts_portrait:

@@ -21,7 +21,7 @@ from pipeline.geometry import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from pipeline.host import messages as m
 from pipeline.host.ring import FrameRing
 
-__all__ = ["HostStream", "MessageSink", "StreamCounters", "check_portrait"]
+__all__ = ["HostStream", "MessageSink", "StreamCounters", "check_portrait", "check_prompt"]
 
 _logger = logging.getLogger(__name__)
 
@@ -157,9 +157,11 @@ class HostStream:
             params: The parameters.
 
         Raises:
+            ConfigError: A prompt was given to an engine that knows none.
             WorkerError: The worker died; the stream is over.
         """
         self._check_open()
+        check_prompt(params.prompt, self._info)
         await self._send(m.UpdateParams(stream=self._number, params=params))
 
     async def set_portrait(self, portrait: NDArray[np.uint8]) -> None:
@@ -315,6 +317,20 @@ class HostStream:
     def _log_skipped(self) -> None:
         if self.counters.skipped_windows:
             _logger.info("stream %d skipped %d late windows", self._number, self.counters.skipped_windows)
+
+
+def check_prompt(prompt: str | None, info: EngineInfo) -> None:
+    """Check that an engine knows prompts where one is given.
+
+    Args:
+        prompt: The prompt, if any.
+        info: What the engine can do.
+
+    Raises:
+        ConfigError: It knows none.
+    """
+    if prompt is not None and not info.accepts_prompt:
+        raise ConfigError("prompt", prompt, f"the engine {info.name} knows no prompts")
 
 
 def check_portrait(portrait: NDArray[np.uint8], info: EngineInfo) -> None:

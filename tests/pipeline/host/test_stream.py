@@ -1,6 +1,7 @@
 """A stream of the server with a sink in the place of its worker; nothing waits for time."""
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline.errors import ConfigError, WorkerCrashed, WorkerError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host import messages as m
 from pipeline.host.ring import FrameRing, make_ring_file
-from pipeline.host.stream import HostStream, check_portrait
+from pipeline.host.stream import HostStream, check_portrait, check_prompt
 
 pytestmark = pytest.mark.unit
 
@@ -249,3 +250,18 @@ async def settle() -> None:
     """Let everything that can run do so."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def test_a_prompt_is_for_engines_that_know_one() -> None:
+    check_prompt("smile", INFO)
+    check_prompt(None, dataclasses.replace(INFO, accepts_prompt=False))
+    with pytest.raises(ConfigError, match="prompt is 'smile', but the engine fake knows no prompts"):
+        check_prompt("smile", dataclasses.replace(INFO, accepts_prompt=False))
+
+
+async def test_another_prompt_goes_to_the_worker_with_the_parameters(bench: Bench) -> None:
+    await bench.stream.update(StreamParams(prompt="smile"))
+    sent = bench.sink.sent[-1]
+    assert isinstance(sent, m.UpdateParams)
+    assert sent.params.prompt == "smile"
+    assert m.MessageDecoder().feed(m.encode_message(sent)) == [sent]
