@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
 from pipeline.config import EngineConfig
+from pipeline.errors import ConfigError
 from pipeline.geometry import FPS
 
 __all__ = ["AvatarModel", "ModelStream", "StageMarks", "WarmTimes", "load_model"]
 
 _MODELS = {
     "embedded": "pipeline.worker.embedded:EmbeddedModel",
+    "large": "pipeline.worker.large:LargeModel",
     "pattern": "pipeline.worker.pattern:PatternModel",
 }
 
@@ -184,9 +186,17 @@ def load_model(config: EngineConfig) -> AvatarModel:
 
     Returns:
         The model, loaded and not yet warm.
+
+    Raises:
+        ConfigError: The large engine was named, and a library that it needs is not installed.
     """
     module_name, class_name = _MODELS[config.name].split(":")
-    model_class = cast(
-        "Callable[[EngineConfig], AvatarModel]", getattr(importlib.import_module(module_name), class_name)
-    )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if config.name != "large":
+            raise
+        rule = f"it takes the extra `large`: pip install '.[large]' ({exc})"
+        raise ConfigError("engine.name", config.name, rule) from exc
+    model_class = cast("Callable[[EngineConfig], AvatarModel]", getattr(module, class_name))
     return model_class(config)

@@ -1,0 +1,386 @@
+"""The large engine, Live Avatar with 14 billion parameters, as the worker runs it on one device.
+
+What is computed is what the published pipeline computes: reference, motion and prompt fill the sink, every denoising
+step has its own ring, and after the first clip of a video the reference becomes the first latent frame that was made.
+Sound is heard live, window by window. All 12 frames of a block are shown, the first block's too, so that picture and
+sound stay aligned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.api import StreamParams
+from pipeline.audio.wav2vec import Wav2VecFeatures
+from pipeline.config import EngineConfig
+from pipeline.errors import ConfigError
+from pipeline.geometry import BLOCKS_PER_CLIP, LATENT_FRAMES_PER_BLOCK, WINDOW_S, WINDOW_SAMPLES
+from pipeline.models.attention import KeysValues
+from pipeline.models.colour import to_i420
+from pipeline.models.sampler import Noise, sample_block
+from pipeline.models.wan_vae import StillPortrait
+from pipeline.schedule import make_schedule
+from pipeline.worker.large_memory import (
+    NUM_KEPT_PORTRAITS,
+    NUM_KEPT_PROMPTS,
+    large_geometry,
+    plan_memory,
+    require_memory,
+)
+from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, RandomNetworks
+from pipeline.worker.model import StageMarks, WarmTimes
+from pipeline.worker.stages import StageClock, make_event
+
+__all__ = ["LargeModel", "LargeStream"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STEPS = 4
+"""What the model was distilled for."""
+WARM_WINDOWS, TIMED_WINDOWS = 4, 4
+"""The ring is full, and the reference refreshed, when the timed windows begin."""
+LONGEST_TIMING_S = 60.0
+"""Where windows take so long that timing them all would hold up the start, fewer are timed."""
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class LargeModel:
+    """The loaded networks.
+
+    Args:
+        config: Of the engine.
+        source: Where the networks come from; None: as the configuration says.
+
+    Raises:
+        WeightsError: Something in the weights' folder is missing, damaged or does not fit.
+        ConfigError: There is no such device, or not enough memory.
+    """
+
+    def __init__(self, config: EngineConfig, source: NetworkSource | None = None) -> None:
+        torch.set_num_threads(config.num_threads)
+        torch.set_grad_enabled(False)
+        self.device = _find_device(config.large.device)
+        self.dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
+        self.num_steps = config.num_steps or DEFAULT_STEPS
+        self.schedule = make_schedule(self.num_steps)
+        self._config = config
+        self._source = source or _make_source(config)
+        self.geometry = large_geometry(
+            self._source.sizes, height_px=config.large.height_px, width_px=config.large.width_px
+        )
+        self.memory = plan_memory(
+            self._source.sizes,
+            self.geometry,
+            num_audio_parameters=self._source.num_audio_parameters,
+            num_steps=self.num_steps,
+            max_streams=config.max_streams,
+            dtype=self.dtype,
+        )
+        require_memory(self.memory, self.device, config.large.memory_gb)
+        # Before the others are there, the text encoder has room.
+        rows = self._source.encode_prompt(config.large.prompt, self.device)
+        self.dit = self._source.load_transformer(self.device, self.dtype)
+        self.vae = self._source.load_vae(self.device, self.dtype)
+        audio_encoder = self._source.load_audio_encoder(self.device, self.dtype)
+        self.features = Wav2VecFeatures(audio_encoder, config.large.audio_context)
+        with torch.inference_mode():
+            self.modulation = self.dit.modulate(self.schedule.timesteps)
+            self._texts = _Kept[str, Sequence[KeysValues]](NUM_KEPT_PROMPTS)
+            self._texts.get(config.large.prompt, lambda: self.dit.encode_text(rows.to(self.device)))
+        self._stills = _Kept[bytes, StillPortrait](NUM_KEPT_PORTRAITS)
+        self._notes: tuple[str, ...] = ()
+
+    name = "large"
+    accepts_prompt = True
+    accepts_portrait = True
+
+    @property
+    def height_px(self) -> int:
+        """Height of every frame."""
+        return self.geometry.height_px
+
+    @property
+    def width_px(self) -> int:
+        """Width of every frame."""
+        return self.geometry.width_px
+
+    @property
+    def right_context_samples(self) -> int:
+        """Audio after the end of a window that its features need."""
+        return self.features.right_context_samples
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen, in sentences."""
+        return self._notes
+
+    def warm_up(self) -> WarmTimes:
+        """Make windows until the rings are full, and time some more.
+
+        Returns:
+            90th percentiles over a few windows.
+        """
+        times = self._time_windows()
+        warm = WarmTimes(
+            window_s=float(np.quantile([each.window_s for each in times], 0.9)),
+            start_s=float(np.quantile([each.start_s for each in times], 0.9)),
+        )
+        place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+        precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        notes = [f"{self.num_steps} steps in {precision} on {place}"]
+        if self._config.large.random_weights:
+            notes.append("the weights are random: the pictures mean nothing")
+        if warm.window_s > WINDOW_S:
+            pace = f"longer than the {1000 * WINDOW_S:.0f} ms it lasts"
+            notes.append(f"a window takes {1000 * warm.window_s:.0f} ms, {pace}: live streams lose steps, then windows")
+        self._notes = tuple(notes)
+        return warm
+
+    def open_stream(
+        self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
+    ) -> LargeStream:
+        """Make the state of a new stream.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+            prompt: Text prompt; None: that of the configuration.
+            seed: Of the noise.
+            params: Parameters at the start; the model knows nothing but their prompt.
+
+        Returns:
+            The stream.
+
+        Raises:
+            ConfigError: The portrait is missing or has another size.
+        """
+        return LargeStream(self, portrait, params.prompt or prompt or self._config.large.prompt, seed)
+
+    def text(self, prompt: str) -> Sequence[KeysValues]:
+        """Give the keys and values of a prompt; one that was not used lately is encoded first, which takes seconds.
+
+        Args:
+            prompt: The prompt.
+
+        Returns:
+            One entry per layer.
+        """
+
+        def encode() -> Sequence[KeysValues]:
+            started = time.monotonic()
+            rows = self._source.encode_prompt(prompt, self.device)
+            logger.info("encoded a prompt of %d tokens in %.1f s", rows.shape[1], time.monotonic() - started)
+            return self.dit.encode_text(rows.to(self.device))
+
+        return self._texts.get(prompt, encode)
+
+    def still(self, portrait: NDArray[np.uint8] | None) -> StillPortrait:
+        """Encode a portrait, unless it was used lately.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+
+        Returns:
+            What a stream starts from.
+
+        Raises:
+            ConfigError: It is missing or has another size.
+        """
+        shape = (self.height_px, self.width_px, 3)
+        if portrait is None or portrait.shape != shape:
+            given = None if portrait is None else portrait.shape
+            raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
+        image = torch.from_numpy(portrait.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        key = hashlib.sha256(portrait.tobytes()).digest()
+        return self._stills.get(key, lambda: self.vae.encode_portrait(image))
+
+    def _time_windows(self) -> list[WarmTimes]:
+        grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
+        stream = self.open_stream(portrait=grey, prompt=None, seed=0, params=StreamParams())
+        rng = np.random.default_rng(0)
+        times: list[WarmTimes] = []
+        begun = time.perf_counter()
+        for window in range(WARM_WINDOWS + TIMED_WINDOWS):
+            if len(times) > WARM_WINDOWS and time.perf_counter() - begun > LONGEST_TIMING_S:
+                break
+            pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + self.right_context_samples)).astype(np.int16)
+            started = time.perf_counter()
+            batches = [
+                (time.perf_counter() - started, len(pictures))
+                for pictures in stream.generate(pcm, StageMarks(window=window), self.num_steps)
+            ]
+            times.append(WarmTimes.of_batches(batches))
+        stream.close()
+        self._stills.clear()
+        return times[WARM_WINDOWS:]
+
+
+class LargeStream:
+    """The state of one stream: keys and values, decoder context, audio context, noise.
+
+    Args:
+        model: The loaded networks.
+        portrait: uint8 RGB, (height_px, width_px, 3).
+        prompt: Text prompt.
+        seed: Of the noise.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: LargeModel, portrait: NDArray[np.uint8] | None, prompt: str, seed: int) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._text = model.text(prompt)
+        geometry = model.geometry
+        self._cache = model.dit.new_cache(
+            latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=model.num_steps
+        )
+        self._noise = Noise(geometry, seed=seed, device=model.device, dtype=model.dtype)
+        self._audio = model.features.stream()
+        self.set_portrait(portrait)
+
+    @property
+    def num_bytes(self) -> dict[str, int]:
+        """Memory that the stream holds by itself, by part."""
+        return {"keys and values": self._cache.num_bytes, "decoder state": self._decoder_state.num_bytes}
+
+    @torch.inference_mode()
+    def set_portrait(self, portrait: NDArray[np.uint8] | None) -> None:
+        """Begin a video of another portrait with the next window; sound, prompt and noise go on.
+
+        Args:
+            portrait: uint8 RGB, (height_px, width_px, 3).
+
+        Raises:
+            ConfigError: It is missing or has another size.
+        """
+        still = self._model.still(portrait)
+        self._motion_BCThw = still.motion_BCThw
+        self._decoder_state = still.warm_state.clone()
+        self._block = 0
+        self._fresh_reference_BChw: Tensor | None = None
+        self._cache.clear_rings()
+        self._fill_sink(still.reference_BCThw[:, :, 0])
+
+    @torch.inference_mode()
+    def update(self, params: StreamParams) -> None:
+        """Use these parameters from the next window on; another prompt is encoded now."""
+        if params.prompt is not None and params.prompt != self._prompt:
+            self._prompt, self._text = params.prompt, self._model.text(params.prompt)
+            self._fill_sink(self._reference_BChw)
+
+    def interrupt(self) -> None:
+        """Forget the sound so far: what follows is not its continuation."""
+        self._audio = self._model.features.stream()
+
+    def close(self) -> None:
+        """Free the stream's memory."""
+        del self._cache, self._decoder_state, self._text, self._motion_BCThw
+
+    @torch.inference_mode()
+    def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
+        """Make the 12 frames of the next window, four at a time.
+
+        Args:
+            pcm: The window and its right context.
+            marks: Where to note the stages.
+            max_steps: At most so many steps; the sampler's estimate of the clean latents is taken after the last.
+
+        Yields:
+            I420 pictures, (4, height_px * 3 // 2, width_px).
+        """
+        model, dit = self._model, self._model.dit
+        stages = StageClock(marks, make_event(model.device))
+        self._refresh_reference()  # a window that was given up did not come to it
+        columns_SAT = self._audio.push(pcm)
+        conditioning = dit.condition(
+            dit.encode_audio(columns_SAT[None].to(model.dtype)), model.modulation, LATENT_FRAMES_PER_BLOCK * self._block
+        )
+        stages.features_done()
+        latents_BCThw = sample_block(
+            dit,
+            self._noise.next_block(),
+            model.schedule,
+            conditioning,
+            self._cache,
+            max_steps=min(max_steps, model.num_steps),
+            on_step=stages.step_done,
+        )
+        if self._block == 0:
+            self._fresh_reference_BChw = latents_BCThw[:, :, 0].clone()
+        self._block += 1
+        for t in range(LATENT_FRAMES_PER_BLOCK):
+            frames_BFCHW = model.vae.decode(latents_BCThw[:, :, t : t + 1], self._decoder_state)
+            pictures = to_i420(frames_BFCHW[0]).cpu()
+            if t == LATENT_FRAMES_PER_BLOCK - 1:
+                stages.decode_done()
+            yield pictures.numpy()
+        self._refresh_reference()  # while the viewer watches the frames that are made
+
+    def _refresh_reference(self) -> None:
+        """After the first clip of a video, the first latent frame that was made takes the portrait's place. Once."""
+        if self._fresh_reference_BChw is not None and self._block >= BLOCKS_PER_CLIP:
+            self._fill_sink(self._fresh_reference_BChw)
+            self._fresh_reference_BChw = None
+
+    def _fill_sink(self, reference_BChw: Tensor) -> None:
+        self._reference_BChw = reference_BChw
+        self._model.dit.prefill(reference_BChw, self._cache, motion_BCTHW=self._motion_BCThw, text=self._text)
+
+
+class _Kept(Generic[Key, Value]):
+    """The values that were used last.
+
+    Args:
+        num_values: How many.
+    """
+
+    def __init__(self, num_values: int) -> None:
+        self._num_values = num_values
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """Give the value of a key, made if it is not there."""
+        if key not in self._values:
+            while len(self._values) >= self._num_values:
+                self._values.popitem(last=False)
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._values.clear()
+
+
+def _find_device(name: str) -> torch.device:
+    """Find the device that a configuration names."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if num_gpus else "cpu"
+    device = torch.device(name)
+    if device.type == "cpu":
+        return device
+    index = device.index or 0
+    if index >= num_gpus:
+        raise ConfigError("engine.large.device", name, f"PyTorch {torch.__version__} sees {num_gpus} GPUs here")
+    return torch.device("cuda", index)
+
+
+def _make_source(config: EngineConfig) -> NetworkSource:
+    """Find the networks that a configuration names."""
+    if config.large.random_weights:
+        return RandomNetworks()
+    assert config.weights_dir is not None, "the configuration was checked"
+    cache = config.large.cache_dir
+    return OfficialNetworks(config.weights_dir, None if cache is None else cache.expanduser())

@@ -1,0 +1,196 @@
+"""How much memory the large engine needs, part by part, and how much there is: known before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.geometry import LATENT_FRAMES_PER_BLOCK, VideoGeometry
+from pipeline.models.cache import KVCache
+from pipeline.models.wan_vae import WanVAE
+from pipeline.weights.sizes import Sizes
+from pipeline.weights.tables import Shapes, dit_shapes, vae_shapes
+
+__all__ = [
+    "NUM_KEPT_PORTRAITS",
+    "NUM_KEPT_PROMPTS",
+    "free_bytes",
+    "host_bytes",
+    "large_geometry",
+    "plan_memory",
+    "require_memory",
+]
+
+NUM_KEPT_PORTRAITS = 2
+"""Encoded portraits that are kept for the next stream, beside those in use."""
+NUM_KEPT_PROMPTS = 2
+"""Prompts whose keys and values are kept for the next stream, beside those in use."""
+
+_GB = 1e9
+_ENCODED_FRAMES = 12
+"""Frames that the video autoencoder has at full resolution at a time, at most."""
+_PICTURE_BUFFERS = 6
+"""Feature maps of that size that it holds at a time, those inside its convolutions included."""
+_TOKEN_BUFFERS = 6
+"""Rows of the transformer's width that it holds per token at a time, in float32."""
+_NO_LIMIT = "max"
+
+
+def large_geometry(sizes: Sizes, *, height_px: int, width_px: int) -> VideoGeometry:
+    """Work out the sizes of latents and tokens for a picture size.
+
+    Args:
+        sizes: Of the networks.
+        height_px: Of the frames.
+        width_px: Of the frames.
+
+    Returns:
+        The geometry.
+    """
+    return VideoGeometry(
+        height_px=height_px,
+        width_px=width_px,
+        vae_spatial_stride=sizes.vae.spatial_stride,
+        latent_channels=sizes.dit.latent_channels,
+        patch=sizes.dit.patch,
+    )
+
+
+def plan_memory(
+    sizes: Sizes,
+    geometry: VideoGeometry,
+    *,
+    num_audio_parameters: int,
+    num_steps: int,
+    max_streams: int,
+    dtype: torch.dtype,
+) -> dict[str, int]:
+    """Add up what the engine needs when all its places are taken. The text encoder comes and goes and is not in it.
+
+    Args:
+        sizes: Of the networks.
+        geometry: Of the video.
+        num_audio_parameters: Numbers in the audio encoder.
+        num_steps: Denoising steps per block.
+        max_streams: Streams at once.
+        dtype: What the networks compute in.
+
+    Returns:
+        Bytes by part. All are exact but `work`, which is an estimate.
+    """
+    dit = sizes.dit
+    text_bytes = 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
+    return {
+        "transformer": _num_parameters(dit_shapes(dit)) * dtype.itemsize,
+        "video autoencoder": _num_parameters(vae_shapes(sizes.vae)) * dtype.itemsize,
+        "audio encoder": num_audio_parameters * dtype.itemsize,
+        "prompts": (max_streams + NUM_KEPT_PROMPTS) * text_bytes,
+        "keys and values": max_streams * _cache_bytes(sizes, geometry, num_steps, dtype),
+        "decoder states": (max_streams + NUM_KEPT_PORTRAITS) * _state_bytes(sizes, geometry, dtype),
+        "work": _work_bytes(sizes, geometry, dtype),
+    }
+
+
+def require_memory(parts: Mapping[str, int], device: torch.device, limit_gb: float | None) -> None:
+    """Refuse what would not fit.
+
+    Args:
+        parts: Bytes by part.
+        device: Where they would go.
+        limit_gb: Memory that may be used, in 10^9 bytes; None: all that is free.
+
+    Raises:
+        ConfigError: It does not fit; says what is needed for what.
+    """
+    free = free_bytes(device)
+    usable = free if limit_gb is None else min(free, int(limit_gb * _GB))
+    needed = sum(parts.values())
+    if needed <= usable:
+        return
+    there = "are free" if usable == free else "may be used (engine.large.memory_gb)"
+    listed = ", ".join(f"{name} {num_bytes / _GB:.2f}" for name, num_bytes in parts.items())
+    rule = f"{usable / _GB:.2f} GB {there} there and {needed / _GB:.2f} GB are needed: {listed}"
+    raise ConfigError("engine.large.device", str(device), rule)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Say how much memory is free on a device.
+
+    Args:
+        device: A GPU or the CPU.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        # What this process has freed is kept by torch, and is as good as free.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    return host_bytes()
+
+
+def host_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Say how much memory the host has for this process.
+
+    Args:
+        proc: Folder of the kernel's figures.
+        cgroup: Folder of the process's limits, where it has some.
+
+    Returns:
+        Bytes: what is available on the machine, or what is left of the limit if that is less.
+    """
+    lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines())
+    except OSError:
+        return available
+    if limit == _NO_LIMIT:
+        return available
+    # Pages of files that nobody has used lately are given up first.
+    return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def _num_parameters(shapes: Shapes) -> int:
+    return sum(map(math.prod, shapes.values()))
+
+
+def _cache_bytes(sizes: Sizes, geometry: VideoGeometry, num_steps: int, dtype: torch.dtype) -> int:
+    cache = KVCache(
+        sizes.dit,
+        token_rows=geometry.token_rows,
+        token_columns=geometry.token_columns,
+        num_steps=num_steps,
+        batch=1,
+        dtype=dtype,
+        device=torch.device("meta"),
+    )
+    return cache.num_bytes
+
+
+def _state_bytes(sizes: Sizes, geometry: VideoGeometry, dtype: torch.dtype) -> int:
+    """Decode without computing, and look at what is left."""
+    with torch.device("meta"):
+        vae = WanVAE(sizes.vae).to(dtype)
+        state = vae.new_state()
+        channels, _, height, width = geometry.block_shape
+        vae.decode(torch.zeros(1, channels, 1, height, width), state)
+    return state.num_bytes
+
+
+def _work_bytes(sizes: Sizes, geometry: VideoGeometry, dtype: torch.dtype) -> int:
+    """Estimate what the largest of the computations needs for what it forgets again."""
+    dit = sizes.dit
+    sink_tokens = dit.sink_tokens(geometry.token_rows, geometry.token_columns)
+    num_tokens = max(sink_tokens, LATENT_FRAMES_PER_BLOCK * geometry.tokens_per_latent_frame)
+    token_bytes = 2 * dit.ffn_dim * dtype.itemsize + _TOKEN_BUFFERS * dit.dim * torch.float32.itemsize
+    sink_bytes = 2 * dit.num_layers * sink_tokens * dit.dim * dtype.itemsize
+    time_bytes = 6 * dit.dim**2 * torch.float32.itemsize
+    picture_bytes = geometry.height_px * geometry.width_px * sizes.vae.widths[0] * dtype.itemsize
+    return max(num_tokens * token_bytes + sink_bytes + time_bytes, _PICTURE_BUFFERS * _ENCODED_FRAMES * picture_bytes)

@@ -1,0 +1,374 @@
+"""The large engine on a tiny checkpoint in the official layout: exactness, streams, prompts, refusals, the process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.api import FrameBatch, StreamParams, StreamRequest
+from pipeline.config import EngineConfig, LargeConfig
+from pipeline.errors import ConfigError, WeightsError, WorkerError
+from pipeline.geometry import WINDOW_SAMPLES
+from pipeline.host.engine import WorkerEngine
+from pipeline.models.colour import to_i420
+from pipeline.models.dit import DiT
+from pipeline.worker.large import LargeModel, LargeStream
+from pipeline.worker.large_networks import OfficialNetworks
+from pipeline.worker.model import StageMarks
+from tests.fakes.checkpoint import write_checkpoint
+
+pytestmark = [pytest.mark.contract, pytest.mark.timeout(180)]
+
+HEIGHT, WIDTH = 64, 128
+NUM_WINDOWS = 5
+# Spec 4: the lowest level is shifted by 3 before the levels are spaced, and all of them after.
+LOWEST = 3 * 0.001 / (1 + 2 * 0.001)
+LEVELS = [1 - step * (1 - LOWEST) / 3 for step in range(4)]
+SIGMAS = [*(3 * level / (1 + 2 * level) for level in LEVELS), 0.0]
+STILL = StreamParams()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The official folder at a tiny size, not to be changed."""
+    folder = tmp_path_factory.mktemp("official")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """What a model sets for its process is set back."""
+    grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    yield
+    torch.set_grad_enabled(grad)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LargeModel:
+    return LargeModel(config_of(folder))
+
+
+def config_of(folder: Path | None, *, num_steps: int | None = None, **large: object) -> EngineConfig:
+    settings = {"device": "cpu", "cache_dir": None, "height_px": HEIGHT, "width_px": WIDTH, "prompt": "talk", **large}
+    return EngineConfig(
+        name="large",
+        weights_dir=folder,
+        threads=1,
+        num_steps=num_steps,
+        large=LargeConfig.model_validate(settings),
+    )
+
+
+def portrait(seed: int = 0) -> NDArray[np.uint8]:
+    """A picture of soft spots of colour."""
+    coarse = torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, (1, 3, 4, 8)))
+    smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")
+    return smooth[0].permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+def sound(num_windows: int = NUM_WINDOWS) -> NDArray[np.int16]:
+    """Noise that swells and fades, with silence for the last right context."""
+    samples = np.random.default_rng(1).standard_normal(num_windows * WINDOW_SAMPLES)
+    swell = 1 + np.sin(np.arange(len(samples)) / 3000)
+    return (1500 * samples * swell).astype(np.int16)
+
+
+def windows(model: LargeModel, num_windows: int = NUM_WINDOWS) -> list[NDArray[np.int16]]:
+    padded = np.pad(sound(num_windows), (0, model.right_context_samples))
+    length = WINDOW_SAMPLES + model.right_context_samples
+    return [padded[w * WINDOW_SAMPLES : w * WINDOW_SAMPLES + length] for w in range(num_windows)]
+
+
+def open_stream(
+    model: LargeModel, *, seed: int = 0, prompt: str | None = None, params: StreamParams = STILL, face: int = 0
+) -> LargeStream:
+    return model.open_stream(portrait=portrait(face), prompt=prompt, seed=seed, params=params)
+
+
+def make(stream: LargeStream, pcm: NDArray[np.int16], max_steps: int = 8) -> NDArray[np.uint8]:
+    """The 12 frames of a window."""
+    return np.concatenate(list(stream.generate(pcm, StageMarks(window=0), max_steps)))
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+def published_loop(model: LargeModel, columns: list[Tensor], seed: int) -> Iterator[Tensor]:
+    """Latents of each block, as the published pipeline's main loop reads; the networks and the ring are the model's."""
+    dit: DiT = model.dit
+    image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    still = model.vae.encode_portrait(image)
+    reference, motion, text = still.motion_BCThw[:, :, 0], still.motion_BCThw, model.text("talk")
+    cache = dit.new_cache(latent_height=8, latent_width=16, num_steps=4)
+    dit.prefill(reference, cache, motion_BCTHW=motion, text=text)
+    first_BChw = None
+    for clip in range(-(-len(columns) // 4)):
+        noise = torch.randn((16, 12, 8, 16), dtype=torch.bfloat16, generator=torch.Generator().manual_seed(seed + clip))
+        if clip == 1:
+            assert first_BChw is not None
+            dit.prefill(first_BChw, cache, motion_BCTHW=motion, text=text)
+        for block in range(min(4, len(columns) - 4 * clip)):
+            x = noise[None, :, 3 * block : 3 * block + 3]
+            heard = dit.encode_audio(columns[4 * clip + block][None].bfloat16())
+            conditioning = dit.condition(heard, dit.modulate([1000 * s for s in SIGMAS[:4]]), 12 * clip + 3 * block)
+            for step in range(4):
+                velocity = dit.denoise(x, step, conditioning, cache)
+                x = (x.float() + (SIGMAS[step + 1] - SIGMAS[step]) * velocity).bfloat16()
+            if first_BChw is None:
+                first_BChw = x[:, :, 0]
+            yield x
+
+
+def test_frames_are_those_of_the_published_loop(model: LargeModel) -> None:
+    """Over the refresh of the reference after the first clip, and with the noise of two clips."""
+    stream, hearing = open_stream(model, seed=5), model.features.stream()
+    with torch.inference_mode():
+        columns = [hearing.push(pcm) for pcm in windows(model)]
+        image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        state = model.vae.encode_portrait(image).warm_state
+        expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in published_loop(model, columns, seed=5)]
+    for pcm, frames in zip(windows(model), expected, strict=True):
+        made = make(stream, pcm)
+        assert made.std() > 10
+        assert difference(made, frames) < 0.02
+
+
+def test_a_window_is_three_batches_of_four_pictures_with_every_stage_marked(model: LargeModel) -> None:
+    ticks = iter(range(100))
+    marks = StageMarks(window=0, now_s=lambda: float(next(ticks)))
+    batches = list(open_stream(model).generate(windows(model)[0], marks, 4))
+    assert [batch.shape for batch in batches] == [(4, HEIGHT * 3 // 2, WIDTH)] * 3
+    assert all(batch.dtype == np.uint8 for batch in batches)
+    assert (marks.features_s, marks.steps_s, marks.decoded_s) == (0, [1, 2, 3, 4], 5)
+    assert (model.name, model.height_px, model.width_px) == ("large", HEIGHT, WIDTH)
+    assert (model.accepts_portrait, model.accepts_prompt) == (True, True)
+
+
+def test_the_same_seed_gives_the_same_frames_bit_for_bit(model: LargeModel) -> None:
+    one, same, other = (open_stream(model, seed=seed) for seed in (1, 1, 2))
+    for pcm in windows(model, 2):
+        first = make(one, pcm)
+        np.testing.assert_array_equal(first, make(same, pcm))
+        assert difference(first, make(other, pcm)) > 1
+
+
+def test_streams_in_turn_make_what_each_makes_alone(model: LargeModel) -> None:
+    alone = open_stream(model, seed=3)
+    expected = [make(alone, pcm) for pcm in windows(model)]
+    mine, theirs = open_stream(model, seed=3), open_stream(model, seed=4, face=1, prompt="sing")
+    for pcm, frames in zip(windows(model), expected, strict=True):
+        np.testing.assert_array_equal(make(mine, pcm), frames)
+        make(theirs, pcm)
+
+
+@pytest.mark.parametrize("num_steps", [3, 5, 8])
+def test_other_numbers_of_steps_are_made(folder: Path, num_steps: int) -> None:
+    model = LargeModel(config_of(folder, num_steps=num_steps))
+    assert model.num_steps == num_steps
+    marks = StageMarks(window=0)
+    list(open_stream(model).generate(windows(model)[0], marks, 8))
+    assert len(marks.steps_s) == num_steps
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3])
+def test_a_late_stream_makes_fewer_steps(model: LargeModel, max_steps: int) -> None:
+    marks, stream = StageMarks(window=0), open_stream(model)
+    list(stream.generate(windows(model)[0], marks, max_steps))
+    assert len(marks.steps_s) == max_steps
+    assert make(stream, windows(model)[1]).shape == (12, HEIGHT * 3 // 2, WIDTH)
+
+
+def test_sound_moves_the_picture_and_an_interrupt_makes_it_forgotten(model: LargeModel) -> None:
+    speaking, silent = open_stream(model), open_stream(model)
+    loud, nothing = windows(model)[0], np.zeros_like(windows(model)[0])
+    assert difference(make(speaking, loud), make(silent, nothing)) > 0.2
+    kept, forgotten = open_stream(model), open_stream(model)
+    np.testing.assert_array_equal(make(kept, loud), make(forgotten, loud))
+    forgotten.interrupt()
+    assert difference(make(kept, loud), make(forgotten, loud)) > 0.01
+
+
+def test_another_prompt_holds_from_the_next_window_on(model: LargeModel) -> None:
+    kept, changed, born = open_stream(model), open_stream(model), open_stream(model, prompt="sing")
+    pcm = windows(model)
+    np.testing.assert_array_equal(make(kept, pcm[0]), make(changed, pcm[0]))
+    for params in (StreamParams(liveliness=2), StreamParams(prompt="talk")):
+        changed.update(params)
+    np.testing.assert_array_equal(make(kept, pcm[1]), make(changed, pcm[1]))
+    changed.update(StreamParams(prompt="sing"))
+    assert difference(make(kept, pcm[2]), make(changed, pcm[2])) > 0.2
+    assert difference(make(born, pcm[0]), make(open_stream(model, params=StreamParams(prompt="sing")), pcm[0])) == 0
+
+
+def test_another_portrait_begins_another_video_with_the_next_window(model: LargeModel) -> None:
+    """As a stream of that portrait that has heard as much and drawn as much noise."""
+    stream, other = open_stream(model, seed=1), open_stream(model, seed=1, face=1)
+    for pcm in windows(model)[:2]:
+        assert difference(make(stream, pcm), make(other, pcm)) > 1
+    stream.set_portrait(portrait(1))
+    other.set_portrait(portrait(1))
+    for pcm in windows(model)[2:]:
+        np.testing.assert_array_equal(make(stream, pcm), make(other, pcm))
+
+
+def test_a_window_given_up_half_way_leaves_stream_and_thread_in_order(model: LargeModel) -> None:
+    stream = open_stream(model)
+    for pcm in windows(model):
+        batches = stream.generate(pcm, StageMarks(window=0), 4)
+        next(batches)
+        assert not torch.is_inference_mode_enabled()
+        batches.close()  # type: ignore[attr-defined]
+        stream.interrupt()
+    assert make(stream, windows(model)[0]).shape == (12, HEIGHT * 3 // 2, WIDTH)
+
+
+def test_warming_up_says_what_runs_and_times_windows(model: LargeModel) -> None:
+    warm = model.warm_up()
+    assert 0 < warm.start_s <= warm.window_s
+    assert model.notes[0] == "4 steps in bf16 on the CPU"
+
+
+def test_the_memory_of_a_stream_is_what_was_planned(model: LargeModel) -> None:
+    held = open_stream(model).num_bytes
+    assert held["keys and values"] == model.memory["keys and values"]
+    assert 3 * held["decoder state"] == model.memory["decoder states"]
+    networks = {"transformer": model.dit, "video autoencoder": model.vae}
+    for name, network in networks.items():
+        assert sum(part.nbytes for part in network.parameters()) == model.memory[name]
+
+
+def test_a_closed_stream_holds_nothing(model: LargeModel) -> None:
+    stream = open_stream(model)
+    stream.close()
+    assert not {"_cache", "_decoder_state", "_text", "_motion_BCThw"} & vars(stream).keys()
+
+
+@pytest.mark.parametrize("shape", [None, (128, 64, 3), (64, 128), (64, 128, 4)])
+def test_a_portrait_of_another_size_is_refused(model: LargeModel, shape: tuple[int, ...] | None) -> None:
+    given = None if shape is None else np.zeros(shape, np.uint8)
+    with pytest.raises(ConfigError, match=r"RGB picture of shape \(64, 128, 3\)"):
+        model.open_stream(portrait=given, prompt=None, seed=0, params=STILL)
+
+
+class CountedNetworks(OfficialNetworks):
+    """The official networks, and what was asked of them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, None)
+        self.prompts: list[str] = []
+        self.num_transformers = 0
+
+    def load_transformer(self, device: torch.device, dtype: torch.dtype) -> DiT:
+        self.num_transformers += 1
+        return super().load_transformer(device, dtype)
+
+    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+        self.prompts.append(prompt)
+        return super().encode_prompt(prompt, device)
+
+
+def test_a_prompt_is_encoded_once_while_it_is_one_of_the_last_two(folder: Path) -> None:
+    source = CountedNetworks(folder)
+    model = LargeModel(config_of(folder), source)
+    for prompt in ("talk", "a", "talk", "b", "talk", "a"):
+        open_stream(model, prompt=prompt)
+    assert source.prompts == ["talk", "a", "b", "a"]
+
+
+def test_too_little_memory_is_refused_with_the_sum_before_anything_is_loaded(folder: Path) -> None:
+    source = CountedNetworks(folder)
+    words = (
+        r"engine.large.device is 'cpu', but 0.01 GB may be used \(engine.large.memory_gb\) there and 0.0\d GB are "
+        r"needed: transformer 0.00, .*, keys and values 0.00, decoder states 0.01, work 0.01"
+    )
+    with pytest.raises(ConfigError, match=words):
+        LargeModel(config_of(folder, memory_gb=0.01), source)
+    assert (source.num_transformers, source.prompts) == (0, [])
+
+
+def test_the_published_model_does_not_fit_a_small_machine() -> None:
+    config = config_of(None, random_weights=True, height_px=384, width_px=704, memory_gb=80)
+    with pytest.raises(ConfigError, match=r"9\d\.\d\d GB are needed: transformer 32.59, .* keys and values 50.61"):
+        LargeModel(config)
+
+
+def test_a_gpu_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine.large.device is 'cuda:99', but PyTorch .* sees \d+ GPUs here"):
+        LargeModel(config_of(folder, device="cuda:99"))
+
+
+def test_a_damaged_folder_is_refused_with_the_file(folder: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "LiveAvatar" / "liveavatar.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"liveavatar\.safetensors: is missing"):
+        LargeModel(config_of(damaged))
+
+
+def test_float32_on_request_is_near_bfloat16(folder: Path, model: LargeModel) -> None:
+    settings = config_of(folder).model_copy(update={"precision": "fp32"})
+    exact = LargeModel(settings)
+    assert exact.dit.dtype is torch.float32
+    # The noise is drawn in the compute dtype, so that only its first pictures, still the portrait's, are alike.
+    assert exact.memory["transformer"] == 2 * model.memory["transformer"]
+    assert make(open_stream(exact), windows(exact)[0]).std() > 10
+
+
+async def taken(engine: WorkerEngine, request: StreamRequest, num_windows: int) -> list[FrameBatch]:
+    """All batches of a stream that hears the sound, and is told of a prompt and a portrait after its first window."""
+    stream = await engine.open(request)
+    await stream.push_audio(sound(num_windows)[: 2 * WINDOW_SAMPLES], 0)
+    batches = []
+    async for batch in stream:
+        batches.append(batch)
+        if batch.window == 0 and batch.ledger is not None:
+            await stream.update(StreamParams(prompt="sing"))
+            await stream.set_portrait(portrait(1))
+            await stream.push_audio(sound(num_windows)[2 * WINDOW_SAMPLES :], 2 * WINDOW_SAMPLES)
+            await stream.end_audio()
+    await stream.aclose()
+    return batches
+
+
+async def test_a_live_session_runs_in_the_worker_process(folder: Path, model: LargeModel) -> None:
+    engine = WorkerEngine(config_of(folder))
+    engine.start()
+    try:
+        info = await engine.wait_ready()
+        assert (info.name, info.height_px, info.width_px, info.num_steps) == ("large", HEIGHT, WIDTH, 4)
+        assert info.accepts_prompt
+        assert info.right_context_s == pytest.approx(0.08)
+        request = StreamRequest(portrait=portrait(), prompt="talk", seed=7, live=False)
+        whole = await taken(engine, request, 3)
+        live = await taken(engine, StreamRequest(portrait=portrait(), seed=7, live=True), 3)
+    finally:
+        await engine.aclose()
+    frames = np.concatenate([batch.frames for batch in whole])
+    assert frames.shape == (36, HEIGHT * 3 // 2, WIDTH)
+    here = make(open_stream(model, seed=7), windows(model, 3)[0])
+    assert difference(frames[:12], here) < 0.5
+    ledger = next(batch.ledger for batch in live if batch.ledger is not None)
+    assert ledger.features_s is not None
+    assert ledger.decoded_s is not None
+    order = [ledger.admitted_s, ledger.features_s, *ledger.steps_s, ledger.decoded_s, ledger.copied_s]
+    assert order == sorted(order)  # type: ignore[type-var]
+    assert len(ledger.steps_s) == 4
+
+
+async def test_a_folder_without_weights_is_named_by_the_host(tmp_path: Path) -> None:
+    engine = WorkerEngine(config_of(tmp_path))
+    engine.start()
+    try:
+        with pytest.raises(WorkerError, match=r"there is no diffusion_pytorch_model.safetensors.index.json in"):
+            await engine.wait_ready()
+    finally:
+        await engine.aclose()
