@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-__all__ = ["write_film"]
+__all__ = ["damage_film", "write_film"]
 
 
 def write_film(
@@ -35,3 +35,17 @@ def write_film(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def damage_film(path: Path) -> None:
+    """Overwrite the second half of an MP4's pictures.
+
+    Args:
+        path: The file.
+    """
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat")
+    size = int.from_bytes(data[start - 4 : start], "big")
+    half = size // 2
+    data[start + half : start + size - 4] = b"\xff" * (size - 4 - half)
+    path.write_bytes(bytes(data))

@@ -1,0 +1,138 @@
+"""A pose video: somebody else's movement for the avatar, from a film to latents, block by block.
+
+The published model takes its pose clip by clip. Every clip is a video of its own, with its first picture once more in
+front; the latent frame of that picture is dropped. Behind the end of the film the pose is black, as it was in training.
+Here the pictures of a block are encoded when they are needed and decoded from the file one block ahead, so that a film
+of any length takes the memory of two blocks.
+
+Shape letters: B batch, C channels, T latent frames, F frames, H and W rows and columns of pictures, h and w of latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.fitting import fit
+from pipeline.geometry import BLOCKS_PER_CLIP, FRAMES_PER_BLOCK, place_cover, place_exact
+from pipeline.media import VideoFile
+from pipeline.models.wan_vae import WanVAE
+
+__all__ = ["PoseStream"]
+
+
+class PoseStream:
+    """The pose of one stream. Close it, or use it in a `with`.
+
+    Args:
+        vae: The network that encodes.
+        path: The film; of any rate and size.
+        height_px: Height of the frames.
+        width_px: Width of the frames.
+        is_exact: Whether the film is fitted to the frames as the published code does it, with black edges; otherwise
+            it covers them.
+        loops: Whether the film begins again when it ends.
+
+    Raises:
+        MediaError: The film cannot be used.
+    """
+
+    def __init__(
+        self, vae: WanVAE, path: Path, *, height_px: int, width_px: int, is_exact: bool = False, loops: bool = False
+    ) -> None:
+        self._vae = vae
+        self._black_FHWC = np.zeros((FRAMES_PER_BLOCK, height_px, width_px, 3), np.uint8)
+        self._film = _Film(path, height_px=height_px, width_px=width_px, is_exact=is_exact, loops=loops)
+        self._state = vae.new_encoder_state()
+        self._num_blocks = 0
+        self._is_black_clip = False
+        self._black_blocks: list[Tensor] = []
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="pose")
+        self._pictures = self._reader.submit(self._film.next_block)
+        try:
+            self._pictures.result()
+        except BaseException:
+            self.close()
+            raise
+
+    def next_block(self) -> Tensor:
+        """Encode the pose of the next block.
+
+        Returns:
+            Latents as `DiT.condition` takes them, float32, (1, C, 3, h, w).
+
+        Raises:
+            MediaError: The film is damaged here.
+        """
+        pictures_FHWC = self._pictures.result()
+        self._pictures = self._reader.submit(self._film.next_block)
+        place = self._num_blocks % BLOCKS_PER_CLIP
+        self._num_blocks += 1
+        if place == 0:
+            self._state = self._vae.new_encoder_state()
+            self._is_black_clip = pictures_FHWC is None
+        if self._is_black_clip and place < len(self._black_blocks):
+            return self._black_blocks[place]
+        latents_BCThw = self._encode(self._black_FHWC if pictures_FHWC is None else pictures_FHWC)
+        if self._is_black_clip:
+            self._black_blocks.append(latents_BCThw)
+        return latents_BCThw
+
+    def close(self) -> None:
+        """Close the film; a second call does nothing."""
+        self._reader.shutdown()
+        self._film.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _encode(self, pictures_FHWC: NDArray[np.uint8]) -> Tensor:
+        """Continue the clip, or begin one."""
+        device = self._vae.conv1.weight.device
+        frames_BFCHW = torch.from_numpy(pictures_FHWC).to(device).movedim(-1, 1)[None].float() / 127.5 - 1
+        if self._state.has_begun:
+            return self._vae.encode(frames_BFCHW, self._state)
+        return self._vae.encode(torch.cat([frames_BFCHW[:, :1], frames_BFCHW], 1), self._state)[:, :, 1:]
+
+
+class _Film:
+    """The pictures of a film, fitted to the frame, a block at a time. Runs in a thread of its own."""
+
+    def __init__(self, path: Path, *, height_px: int, width_px: int, is_exact: bool, loops: bool) -> None:
+        self._path = path
+        self._sides = {"height_px": height_px, "width_px": width_px}
+        self._place = place_exact if is_exact else place_cover
+        self._loops = loops
+        self._frames = self._read()
+
+    def next_block(self) -> NDArray[np.uint8] | None:
+        """Read on: (F, H, W, 3), black from the end of the film on; None if nothing is left."""
+        frames = list(islice(self._frames, FRAMES_PER_BLOCK))
+        if not frames:
+            return None
+        black = np.zeros_like(frames[0])
+        return np.stack(frames + [black] * (FRAMES_PER_BLOCK - len(frames)))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._frames.close()
+
+    def _read(self) -> Generator[NDArray[np.uint8], None, None]:
+        is_first = True
+        while is_first or self._loops:
+            is_first = False
+            with VideoFile(self._path) as file:
+                for picture in file.pictures():
+                    yield fit(picture, self._place(*picture.shape[:2], **self._sides))
