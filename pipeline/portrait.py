@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from pipeline.errors import MediaError
 from pipeline.face import Face, find_face
+from pipeline.geometry import Placement
 
 __all__ = ["Crop", "PortraitSource", "load_portrait"]
 
@@ -36,6 +37,8 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyErro
 # Where the engine's training pictures have the eyes, as parts of the frame, and how far apart they are.
 EYES_Y = 0.41
 EYE_DISTANCE_X = 0.25
+# Wide frames show more, so that a head keeps its chin: they are at least so many distances of the eyes high.
+EYE_DISTANCES_HIGH = 4.0
 # Distance of the eyes in a frontal face, as a part of the detector's face width: bounds it for turned heads.
 FRONTAL_EYE_DISTANCE = 0.40
 # Without a face, the crop begins this part of the free height below the top: people leave more room below.
@@ -84,7 +87,22 @@ class PortraitSource:
         face = find_face(self._image)
         if face is None:
             return self._upper_middle(aspect), False
-        return self._around(face, aspect), True
+        high = EYE_DISTANCES_HIGH * aspect
+        return self._around(face, aspect, eye_distances_wide=max(1 / EYE_DISTANCE_X, high)), True
+
+    def widest_crop(self, aspect: float) -> tuple[Crop, bool]:
+        """Choose as much of the portrait as fits the frame. Takes up to half a second: not for the event loop.
+
+        Args:
+            aspect: Width of the engine's frame divided by its height.
+
+        Returns:
+            The largest crop, and whether a face was found that decided which part it is.
+        """
+        face = find_face(self._image)
+        if face is None:
+            return self._upper_middle(aspect), False
+        return self._around(face, aspect, eye_distances_wide=math.inf), True
 
     def cut(self, crop: Crop, *, height_px: int, width_px: int) -> NDArray[np.uint8]:
         """Cut out a part and resample it.
@@ -111,6 +129,19 @@ class PortraitSource:
         frame = self._image.resize((width_px, height_px), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         return np.array(frame, np.uint8)
 
+    def place(self, placement: Placement) -> NDArray[np.uint8]:
+        """Resize the whole portrait and cut out a box, as the published model's code does.
+
+        Args:
+            placement: How; computed from `height_px` and `width_px`.
+
+        Returns:
+            uint8 RGB, (height_px, width_px, 3) of the placement; black where the box reaches over the picture.
+        """
+        size = (placement.resized_width_px, placement.resized_height_px)
+        resized = self._image.resize(size, Image.Resampling.BILINEAR)
+        return np.array(resized.crop(placement.box), np.uint8)
+
     def _check(self, crop: Crop, aspect: float) -> None:
         """Raise MediaError unless the crop lies inside the image (to half a pixel) and has the aspect."""
         values = (crop.x_px, crop.y_px, crop.width_px, crop.height_px)
@@ -134,12 +165,12 @@ class PortraitSource:
         left_px, top_px = (self.width_px - width_px) / 2, (self.height_px - height_px) * UPPER_CROP
         return Crop(x_px=left_px, y_px=top_px, width_px=width_px, height_px=height_px)
 
-    def _around(self, face: Face, aspect: float) -> Crop:
+    def _around(self, face: Face, aspect: float, *, eye_distances_wide: float) -> Crop:
         """Return the crop that puts the eyes in their place, made smaller and moved until it lies in the image."""
         scale = self.width_px / self._image.width
         (left_x, left_y), (right_x, right_y) = face.left_eye, face.right_eye
         distance = max(math.hypot(right_x - left_x, right_y - left_y), FRONTAL_EYE_DISTANCE * face.width_px)
-        width_px = min(scale * distance / EYE_DISTANCE_X, self._largest(aspect)[0])
+        width_px = min(scale * distance * eye_distances_wide, self._largest(aspect)[0])
         height_px = width_px / aspect
         x_px = scale * (left_x + right_x) / 2 - width_px / 2
         y_px = scale * (left_y + right_y) / 2 - EYES_Y * height_px

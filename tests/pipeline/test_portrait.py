@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.errors import MediaError
+from pipeline.geometry import place_exact
 from pipeline.portrait import KEPT_SIDE_PX, NEUTRAL_RGB, Crop, load_portrait
 
 pytestmark = pytest.mark.unit
@@ -228,3 +229,43 @@ def test_without_a_face_the_crop_is_the_largest_in_the_upper_middle(
     assert crop.x_px + crop.width_px / 2 == pytest.approx(width_px / 2)
     assert crop.width_px == pytest.approx(width_px) or crop.height_px == pytest.approx(height_px)
     assert 0 <= crop.y_px <= (height_px - crop.height_px) / 2 + 1e-6
+
+
+FACE = Path(__file__).parents[1] / "data" / "face.png"
+
+
+def test_wide_frames_keep_the_whole_head() -> None:
+    """They are as high as a square frame, four distances of the eyes; narrow ones are as wide as it."""
+    with Image.open(FACE) as face:
+        picture = Image.new("RGB", (4 * face.width, 3 * face.height), NEUTRAL_RGB)
+        picture.paste(face.convert("RGB"), (face.width * 3 // 2, face.height))
+    source = load_portrait(encoded(picture))
+    (narrow, _), (square, is_found), (wide, _) = (source.suggest_crop(aspect) for aspect in (2 / 3, 1.0, 1.8))
+    assert is_found
+    assert square.width_px < source.height_px / 2
+    assert narrow.width_px == pytest.approx(square.width_px)
+    assert wide.height_px == pytest.approx(square.height_px)
+
+
+def test_the_widest_crop_shows_all_that_fits_with_the_face_in_it() -> None:
+    source = load_portrait(FACE)
+    for aspect in (0.5, 1.0, 1.8):
+        crop, is_found = source.widest_crop(aspect)
+        assert is_found
+        assert crop.width_px / crop.height_px == pytest.approx(aspect)
+        fills = (crop.width_px / source.width_px, crop.height_px / source.height_px)
+        assert max(fills) == pytest.approx(1)
+        narrow, _ = source.suggest_crop(aspect)
+        assert crop.width_px >= narrow.width_px
+    crop, is_found = load_portrait(encoded(halves())).widest_crop(1.0)
+    assert (crop.width_px, is_found) == (120, False)
+
+
+def test_a_portrait_is_placed_with_black_where_the_published_code_has_it() -> None:
+    """A picture of 720x400 in a frame of 704x384 gets 6 black columns on the left and 7 on the right."""
+    source = load_portrait(encoded(Image.new("RGB", (720, 400), RED)))
+    frame = source.place(place_exact(400, 720, height_px=384, width_px=704))
+    assert frame.shape == (384, 704, 3)
+    is_black = (frame == 0).all((0, 2))
+    assert (is_black.argmin(), is_black[::-1].argmin()) == (6, 7)
+    assert np.array_equal(np.unique(frame[:, 6:-7].reshape(-1, 3), axis=0), [RED])
