@@ -20,12 +20,13 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from pipeline.fitting import fit
 from pipeline.geometry import BLOCKS_PER_CLIP, FRAMES_PER_BLOCK, place_cover, place_exact
 from pipeline.media import VideoFile
 from pipeline.models.wan_vae import WanVAE
+from pipeline.portrait import PortraitSource
 
 __all__ = ["PoseStream"]
 
@@ -135,4 +136,6 @@ class _Film:
             is_first = False
             with VideoFile(self._path) as file:
                 for picture in file.pictures():
-                    yield fit(picture, self._place(*picture.shape[:2], **self._sides))
+                    height_px, width_px, _ = picture.shape
+                    source = PortraitSource(Image.fromarray(picture), width_px=width_px, height_px=height_px)
+                    yield source.place(self._place(height_px, width_px, **self._sides))

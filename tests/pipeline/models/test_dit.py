@@ -11,6 +11,8 @@ from torch import Tensor
 from pipeline.models.cache import KVCache
 from pipeline.models.dit import DiT
 from pipeline.models.dit_config import DiTConfig
+from pipeline.portrait import Crop
+from pipeline.speakers import draw_masks, to_tokens
 
 pytestmark = pytest.mark.numerics
 
@@ -333,7 +335,9 @@ def test_each_speaker_of_a_picture_has_a_part_of_it(
     """
     dit, clip = tiny_published, make_clip(tiny_published.config, draw, num_blocks=1)
     columns = torch.cat([clip.columns, draw("reply", tuple(clip.columns.shape))])
-    left = torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat(4)
+    whole = Crop(x_px=0, y_px=0, width_px=64, height_px=64)
+    regions = draw_masks([(0, 0, 32, 64), (32, 0, 64, 64)], height_px=64, width_px=64)
+    regions_VN = torch.from_numpy(to_tokens(regions, whole, token_rows=4, token_columns=4)).flatten(1)
 
     def made(columns: Tensor, masks: Tensor | None) -> Tensor:
         streamer, audio = Streamer(dit, clip), dit.encode_audio(columns)
@@ -342,9 +346,10 @@ def test_each_speaker_of_a_picture_has_a_part_of_it(
 
     alone = made(columns[:1], None)
     assert relative_error(made(columns, torch.stack([torch.ones(16), torch.zeros(16)])), alone) < 5e-3
-    shared = made(columns, torch.stack([left, 1 - left]))
+    assert regions_VN.tolist() == [4 * [True, False, False, False], 4 * [False, False, False, True]]
+    shared = made(columns, regions_VN)
     assert relative_error(shared, alone) > 5e-2
-    assert relative_error(made(columns.flip(0), torch.stack([1 - left, left])), shared) < 5e-3
+    assert relative_error(made(columns.flip(0), regions_VN.flip(0)), shared) < 5e-3
 
 
 def test_masks_and_speakers_have_to_be_as_many(tiny_published: DiT, draw: Draw) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import ConfigError, MediaError
-from pipeline.fitting import fit
 from pipeline.geometry import place_cover, place_exact
 from pipeline.media import VideoFile
 from pipeline.models.pose import PoseStream
 from pipeline.models.wan_vae import PUBLISHED_WAN_VAE, WanVAE
+from pipeline.portrait import PortraitSource
 from tests.fakes.film import damage_film, write_film
 
 pytestmark = pytest.mark.numerics
@@ -41,7 +42,8 @@ def pictures(path: Path, *, is_exact: bool = False) -> Tensor:
     place = place_exact if is_exact else place_cover
     placement = place(48, 64, height_px=HEIGHT, width_px=WIDTH)
     with VideoFile(path) as file:
-        fitted = np.stack([fit(picture, placement) for picture in file.pictures()])
+        sources = [PortraitSource(Image.fromarray(each), width_px=64, height_px=48) for each in file.pictures()]
+    fitted = np.stack([source.place(placement) for source in sources])
     return torch.from_numpy(fitted).movedim(-1, 1).float() / 255 * 2 - 1
 
 
