@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError, MediaError
+from pipeline.geometry import Placement
 from pipeline.portrait import DECODE_ERRORS, FORMATS, Crop
 
-__all__ = ["Box", "Masks", "draw_masks", "parse_region", "to_tokens"]
+__all__ = ["Box", "Masks", "draw_masks", "parse_region", "shown_part", "to_tokens"]
 
 Box = tuple[float, float, float, float]
 """Left, upper, right and lower edge: in pixels of the portrait, or, if none exceeds 1, as parts of its sides."""
@@ -119,6 +120,26 @@ def to_tokens(masks_VHW: Masks, crop: Crop, *, token_rows: int, token_columns: i
             rule = f"the others, with a margin of {100 * MARGIN:.0f} % of their size, have to leave a part of it"
             raise ConfigError(f"region of speaker {voice + 1}", "taken by other speakers", rule)
     return heard_VRC
+
+
+def shown_part(placement: Placement, *, height_px: int, width_px: int) -> Crop:
+    """Find the part of a portrait that a placement shows.
+
+    Args:
+        placement: How the portrait became the frame.
+        height_px: Height of the portrait.
+        width_px: Width of the portrait.
+
+    Returns:
+        The part, for `to_tokens`; where the frame has black edges, it reaches over the portrait.
+    """
+    across, down = width_px / placement.resized_width_px, height_px / placement.resized_height_px
+    return Crop(
+        x_px=placement.left_px * across,
+        y_px=placement.top_px * down,
+        width_px=placement.width_px * across,
+        height_px=placement.height_px * down,
+    )
 
 
 class _Samples:

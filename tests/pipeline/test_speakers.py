@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.errors import ConfigError, MediaError
-from pipeline.portrait import Crop
-from pipeline.speakers import Box, Masks, draw_masks, parse_region, to_tokens
+from pipeline.geometry import Placement, place_cover, place_exact
+from pipeline.portrait import Crop, PortraitSource
+from pipeline.speakers import Box, Masks, draw_masks, parse_region, shown_part, to_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -107,6 +109,19 @@ def test_the_frame_may_show_a_part_of_the_portrait() -> None:
     padded = np.pad(masks, ((0, 0), (16, 16), (40, 40)))
     expected = published_masks(padded, rows=16, columns=30)
     assert np.array_equal(to_tokens(masks, wider, token_rows=16, token_columns=30), expected)
+
+
+@pytest.mark.parametrize("place", [place_cover, place_exact])
+def test_masks_follow_the_portrait_into_the_frame(place: Callable[..., Placement]) -> None:
+    """The masks, painted, placed as a portrait is, and looked at in the frame's pixels, give the same tokens."""
+    masks = np.stack([ellipse(30, 40, 22, 31), ellipse(115, 45, 20, 30)])
+    placement = place(HEIGHT, WIDTH, height_px=192, width_px=384)
+    crop = shown_part(placement, height_px=HEIGHT, width_px=WIDTH)
+    pictures = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in masks]
+    sources = [PortraitSource(picture, width_px=WIDTH, height_px=HEIGHT) for picture in pictures]
+    painted = np.stack([source.place(placement) for source in sources]) >= 128
+    expected = published_masks(painted, rows=12, columns=24)
+    assert np.array_equal(to_tokens(masks, crop, token_rows=12, token_columns=24), expected)
 
 
 def test_a_speaker_at_the_edge_reaches_into_the_black_by_the_margin_only() -> None:
