@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.train.losses import PatchDiscriminator, crop, edge_loss, face_weights
+from tools.train.losses import PatchDiscriminator, crop, darkness_gain, edge_loss, face_weights
 from tools.train.steps import Learner
 
 __all__ = ["Critic", "PictureLosses", "Verdict", "compare_pictures"]
@@ -29,7 +29,7 @@ class PictureLosses:
 
 
 def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> PictureLosses:
-    """Compare frames, mouth and eyes weighted most.
+    """Compare frames, mouth and eyes weighted most, and dark faces more than bright ones.
 
     Args:
         made_BFCHW: float32 in about [-1, 1].
@@ -44,8 +44,9 @@ def compare_pictures(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Ten
 
 def _compare(made_BFCHW: Tensor, real_BFCHW: Tensor, landmarks_BFK2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The arithmetic of `compare_pictures`, in one piece for the compiler."""
-    weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:])[:, :, None]
-    weight = weight / weight.mean()
+    weight = face_weights(landmarks_BFK2, *real_BFCHW.shape[-2:])
+    gain = darkness_gain(real_BFCHW[:, 0], weight[:, 0])
+    weight = (weight / weight.mean() * gain[:, None, None, None])[:, :, None]
     error = made_BFCHW - real_BFCHW
     change = ((error[:, 1:] - error[:, :-1]).abs() * weight[:, 1:]).mean()
     edges = edge_loss(made_BFCHW.flatten(0, 1), real_BFCHW.flatten(0, 1), weight.flatten(0, 1))

@@ -11,7 +11,7 @@ from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import SPATIAL_STRIDE, EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.features import AudioBank
-from tools.train.losses import face_weights, psnr_db
+from tools.train.losses import darkness_gain, face_weights, psnr_db
 from tools.train.speech.visemes import VISEMES
 from tools.train.views import ClipView
 
@@ -41,6 +41,7 @@ class LatentPool:
         cells = (vae.config.latent_channels, view.height_px // SPATIAL_STRIDE, view.width_px // SPATIAL_STRIDE)
         self.latents = torch.empty((capacity, num_latent_frames, *cells), dtype=torch.float16, device=device)
         self.reference = torch.empty((capacity, *cells), dtype=torch.float16, device=device)
+        self._gain = torch.ones(capacity, device=device)
         self.encode(list(range(self.pool.size)))
 
     @torch.no_grad()
@@ -58,22 +59,24 @@ class LatentPool:
                 self.latents[place] = self._vae.encode(clip[None, 1:])[0]
                 still = clip[None, :1].expand(-1, VAE_TEMPORAL_STRIDE, -1, -1, -1)
                 self.reference[place] = self._vae.encode(still)[0, 0]
+            face = face_weights(self.view.landmarks(frame[:1] + place, frame[:1]), *clip.shape[-2:])
+            self._gain[place] = darkness_gain(clip[:1], face)[0]
 
     def weights(self, clip: Tensor) -> Tensor:
-        """Weight of each latent position, mean 1: mouth and eyes count most, closed lips more still.
+        """Weight of each latent position: mouth and eyes count most, more with closed lips, more in dark faces.
 
         Args:
             clip: Places, (B,).
 
         Returns:
-            float32, (B, 1, T, h, w).
+            float32, mean 1 for bright faces, (B, 1, T, h, w).
         """
         marks = self.pool.landmarks[clip, 1:].unflatten(1, (-1, VAE_TEMPORAL_STRIDE)).mean(2)
         scale = SPATIAL_STRIDE / self.view.scale
         weight = face_weights(marks, self.latents.shape[-2], self.latents.shape[-1], scale=scale)
         closed = self.pool.visemes[clip, :, CLOSURE].unflatten(1, (-1, VAE_TEMPORAL_STRIDE)).amax(2)
         weight = weight * (1 + CLOSURE_WEIGHT * closed)[..., None, None]
-        return (weight / weight.mean())[:, None]  # type: ignore[no-any-return]
+        return (weight / weight.mean() * self._gain[clip, None, None, None])[:, None]  # type: ignore[no-any-return]
 
 
 def draw_reference_position(device: torch.device) -> Tensor:

@@ -14,7 +14,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from tools.train.clips import EYE_LANDMARKS, MOUTH_LANDMARKS
 
-__all__ = ["PatchDiscriminator", "crop", "edge_loss", "eye_centre", "face_weights", "mouth_centre", "psnr_db"]
+__all__ = [
+    "PatchDiscriminator",
+    "crop",
+    "darkness_gain",
+    "edge_loss",
+    "eye_centre",
+    "face_weights",
+    "mouth_centre",
+    "psnr_db",
+]
+
+MIDDLE_BRIGHTNESS, MAX_GAIN = 0.5, 3.0
 
 
 def mouth_centre(landmarks_NK2: Tensor) -> Tensor:
@@ -47,6 +58,24 @@ def face_weights(landmarks_NK2: Tensor, height: int, width: int, scale: float = 
     on_mouth = torch.exp(-(((xs - mouth[..., 0]) / 27) ** 2) - ((ys - mouth[..., 1]) / 21) ** 2)
     on_eyes = torch.exp(-(((xs - eyes[..., 0]) / 44) ** 2) - ((ys - eyes[..., 1]) / 14) ** 2)
     return 1 + 8 * on_mouth + 5 * on_eyes
+
+
+def darkness_gain(pictures_NCHW: Tensor, weight_NHW: Tensor) -> Tensor:
+    """How much more the errors of a picture count because its face is dark, so that all skins are learnt alike.
+
+    The same movement changes the pixels of a dark face less; the gain makes up for it.
+
+    Args:
+        pictures_NCHW: In [-1, 1].
+        weight_NHW: Result of `face_weights`: where the face is.
+
+    Returns:
+        1 for faces as bright as MIDDLE_BRIGHTNESS and brighter, at most MAX_GAIN, (N,).
+    """
+    on_face = (weight_NHW - 1).clamp(min=0)
+    brightness = (pictures_NCHW.mean(1) + 1) / 2
+    mean = (brightness * on_face).sum((-2, -1)) / on_face.sum((-2, -1)).clamp(min=1e-6)
+    return (MIDDLE_BRIGHTNESS / mean.clamp(min=1e-3)).clamp(1.0, MAX_GAIN)
 
 
 def edge_loss(made_NCHW: Tensor, real_NCHW: Tensor, weight_N1HW: Tensor) -> Tensor:

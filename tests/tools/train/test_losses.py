@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from tools.train.clips import NUM_LANDMARKS
-from tools.train.losses import PatchDiscriminator, crop, edge_loss, eye_centre, face_weights, mouth_centre, psnr_db
+from tools.train.losses import (
+    PatchDiscriminator,
+    crop,
+    darkness_gain,
+    edge_loss,
+    eye_centre,
+    face_weights,
+    mouth_centre,
+    psnr_db,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -40,6 +49,16 @@ def test_weights_of_a_small_map_are_those_of_the_full_one_at_its_places() -> Non
     small = face_weights(marks, 16, 8, scale=16.0)[0]
     full = face_weights(marks, 256, 128)[0]
     torch.testing.assert_close(small, full[8::16, 8::16], atol=0.35, rtol=0)
+
+
+def test_dark_faces_count_more_and_dark_rooms_do_not() -> None:
+    weight = face_weights(landmarks((60, 150), (64, 80)), 256, 128)
+    on_face = (weight > 1.1)[:, None].expand(-1, 3, -1, -1)
+    gains = []
+    for face, room in ((0.4, -0.9), (0.0, 0.9), (-0.5, 0.9), (-0.95, 0.9)):
+        picture = torch.where(on_face, face, room)
+        gains.append(float(darkness_gain(picture, weight)))
+    assert gains == [1.0, pytest.approx(1.0, abs=0.05), pytest.approx(2.0, abs=0.2), 3.0]
 
 
 def test_psnr_is_that_of_pictures_from_zero_to_one() -> None:
