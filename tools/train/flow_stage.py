@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from pipeline.models.dit import DiT
-from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
+from tools.train.dit_stage import DitStage
 from tools.train.features import AudioBank
-from tools.train.latents import LatentPool, draw_reference_position, validate_dit
-from tools.train.steps import Learner
+from tools.train.latents import LatentPool
 
 __all__ = ["FlowSettings", "FlowStage"]
 
@@ -39,7 +38,7 @@ class FlowSettings:
     max_steps: int = 10_000_000
 
 
-class FlowStage:
+class FlowStage(DitStage):
     """Trains the DiT to predict noise minus clean at the sampler's noise levels.
 
     Args:
@@ -68,13 +67,10 @@ class FlowStage:
         levels: NoiseSchedule,
         settings: FlowSettings,
     ) -> None:
-        self.network, self.average = dit, average
-        self._latents, self._bank, self._vae, self._levels = latents, bank, vae, levels
+        super().__init__(dit, average, latents, bank, vae, levels)
         self._settings = settings
-        self._device = latents[0].latents.device
         self._sigmas = torch.tensor(levels.sigmas[:-1], device=self._device)
         self._shares = torch.tensor(LEVEL_SHARES, device=self._device)
-        self.learners = (Learner(dit.parameters(), betas=(0.9, 0.95), weight_decay=0.01),)
 
     def compute(
         self, clean: Tensor, reference: Tensor, sigma: Tensor, audio: Tensor, motion: Tensor, weight: Tensor,
@@ -105,18 +101,4 @@ class FlowStage:
         choice = self._sigmas[torch.multinomial(self._shares, batch, replacement=True)]
         anywhere = torch.rand(batch, device=device)
         sigma = torch.where(torch.rand(batch, device=device) < UNIFORM_SHARE, anywhere, choice)
-        return {
-            "clean": latents.latents[clip].transpose(1, 2).float(), "reference": latents.reference[clip].float(),
-            "sigma": sigma, "audio": self._bank.columns(pool.audio[clip], pool.motion.shape[1], augment=True),
-            "motion": motion_signal(pool.motion[clip]), "weight": latents.weights(clip),
-            "position": draw_reference_position(device),
-        }  # fmt: skip
-
-    def renew(self, places: list[int]) -> None:
-        """See `tools.train.loop.Stage`."""
-        for latents in self._latents:
-            latents.encode(places)
-
-    def validate(self) -> dict[str, float]:
-        """See `tools.train.loop.Stage`."""
-        return validate_dit(self.average, self._latents[0], self._bank, self._vae, self._levels)
+        return self.clip_inputs(latents, clip) | {"sigma": sigma}

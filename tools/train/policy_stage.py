@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from pipeline.models.dit import DiT
-from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.critic import Critic, compare_pictures
+from tools.train.dit_stage import DitStage
 from tools.train.features import AudioBank
-from tools.train.latents import LatentPool, draw_reference_position, validate_dit
+from tools.train.latents import LatentPool
 from tools.train.losses import eye_centre, mouth_centre
-from tools.train.steps import Learner
 
 __all__ = ["PolicySettings", "PolicyStage"]
 
@@ -42,7 +41,7 @@ class PolicySettings:
     max_steps: int = 10_000_000
 
 
-class PolicyStage:
+class PolicyStage(DitStage):
     """Clean-latent error of the first three steps, then pictures and a discriminator.
 
     Args:
@@ -71,13 +70,11 @@ class PolicyStage:
         levels: NoiseSchedule,
         settings: PolicySettings,
     ) -> None:
-        self.network, self.average = dit, average
-        self._latents, self._bank, self._vae, self._levels = latents, bank, vae.requires_grad_(False), levels
+        super().__init__(dit, average, latents, bank, vae, levels)
         self._settings = settings
-        self._device = latents[0].latents.device
+        vae.requires_grad_(False)
         self._critic = Critic(self._device)
-        own = Learner(dit.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
-        self.learners = (own, self._critic.learner)
+        self.learners = (*self.learners, self._critic.learner)
 
     def compute(
         self, clean: Tensor, reference: Tensor, audio: Tensor, motion: Tensor, weight: Tensor, position: Tensor,
@@ -138,23 +135,10 @@ class PolicyStage:
         near = marks[torch.arange(len(few), device=device)[:, None], chosen].flatten(0, 1)
         on_mouth = torch.rand(len(near), 1, device=device) < 0.65
         centre = torch.where(on_mouth, mouth_centre(near), eye_centre(near))
-        reference = latents.reference[clip].float()
-        return {
-            "clean": latents.latents[clip].transpose(1, 2).float(),
-            "reference": reference + 0.03 * torch.randn_like(reference),
-            "audio": self._bank.columns(pool.audio[clip], pool.motion.shape[1], augment=True),
-            "motion": motion_signal(pool.motion[clip]), "weight": latents.weights(clip),
-            "position": draw_reference_position(device), "first": first,
+        shared = self.clip_inputs(latents, clip)
+        return shared | {
+            "reference": shared["reference"] + 0.03 * torch.randn_like(shared["reference"]), "first": first,
             "still": view.pictures(few, 0 * few), "frames": view.pictures(few[:, None], frame), "landmarks": marks,
             "centre": centre + 6 * torch.randn_like(centre), "chosen": chosen,
             "gan": torch.full((), min(max((progress - 0.15) / 0.1, 0.0), 1.0), device=device),
         }  # fmt: skip
-
-    def renew(self, places: list[int]) -> None:
-        """See `tools.train.loop.Stage`."""
-        for latents in self._latents:
-            latents.encode(places)
-
-    def validate(self) -> dict[str, float]:
-        """See `tools.train.loop.Stage`."""
-        return validate_dit(self.average, self._latents[0], self._bank, self._vae, self._levels)
