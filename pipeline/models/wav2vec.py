@@ -72,8 +72,9 @@ class Wav2Vec(nn.Module):
         # Without masking in training there is no vector that stands for masked sound.
         config.mask_time_prob = config.mask_feature_prob = 0.0
         self.wav2vec2 = Wav2Vec2Model(config)
-        # One plain weight: otherwise its norm would be taken anew in every pass.
-        remove_parametrizations(self.wav2vec2.encoder.pos_conv_embed.conv, "weight")
+        # One plain weight: otherwise its norm would be taken anew in every pass; with gradients, or it were a buffer.
+        with torch.enable_grad():
+            remove_parametrizations(self.wav2vec2.encoder.pos_conv_embed.conv, "weight")
         self.eval().requires_grad_(False)
 
     @property

@@ -223,3 +223,9 @@ def test_a_file_that_holds_no_named_tensors_is_refused(tmp_path: Path, held: obj
     torch.save(held, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsError, match=f"it holds a {kind}, but it has to hold named tensors"):
         _load(tmp_path)
+
+
+def test_its_parameters_are_the_same_where_gradients_are_off() -> None:
+    with torch.no_grad():
+        network = Wav2Vec(tiny_config())
+    assert {name for name, _ in network.named_parameters()} == set(network.state_dict())

@@ -19,10 +19,12 @@ from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
 from pipeline.models.colour import to_i420
 from pipeline.models.dit import DiT
+from pipeline.weights.sizes import Sizes
 from pipeline.worker.large import LargeModel, LargeStream
-from pipeline.worker.large_networks import OfficialNetworks
+from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks
 from pipeline.worker.model import StageMarks
-from tests.fakes.checkpoint import write_checkpoint
+from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
+from tests.fakes.wav2vec import tiny_config
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(180)]
 
@@ -258,6 +260,17 @@ def test_a_portrait_of_another_size_is_refused(model: LargeModel, shape: tuple[i
     given = None if shape is None else np.zeros(shape, np.uint8)
     with pytest.raises(ConfigError, match=r"RGB picture of shape \(64, 128, 3\)"):
         model.open_stream(portrait=given, prompt=None, seed=0, params=STILL)
+
+
+def test_random_weights_run_through_the_same_code(folder: Path) -> None:
+    sizes = Sizes(dit=TINY_DIT, vae=TINY_VAE, text_encoder=TINY_TEXT_ENCODER_SIZES)
+    model = LargeModel(config_of(None, random_weights=True), RandomNetworks(sizes, tiny_config()))
+    warm = model.warm_up()
+    assert warm.window_s > 0
+    assert "the weights are random: the pictures mean nothing" in model.notes
+    frames = make(open_stream(model), windows(model)[0])
+    assert frames.shape == (12, HEIGHT * 3 // 2, WIDTH)
+    assert frames.std() > 5
 
 
 class CountedNetworks(OfficialNetworks):
