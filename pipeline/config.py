@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.audio.context import LiveContext
+from pipeline.errors import ConfigError
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SIZE_MULTIPLE_PX
 
 __all__ = ["EngineConfig", "LargeConfig", "PatternConfig"]
@@ -92,7 +93,10 @@ class LargeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_context(self) -> LargeConfig:
-        LiveContext(left_ms=self.left_context_ms, right_ms=self.right_context_ms)  # raises
+        try:
+            LiveContext(left_ms=self.left_context_ms, right_ms=self.right_context_ms)
+        except ConfigError as exc:
+            raise ConfigError(exc.key.replace("_ms", "_context_ms"), exc.value, exc.rule) from exc
         return self
 
 
@@ -109,8 +113,8 @@ class EngineConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; auto measures both at start and takes the faster; the large engine takes bf16."""
     keeps_pace: bool = True
-    """Whether the embedded engine makes less where the machine is too slow for live: fewer steps, then smaller pictures.
-    `visavis render` has the time and never does.
+    """Whether the embedded engine makes less where the machine is too slow for live: fewer steps, then smaller
+    pictures. `visavis render` has the time and never does.
     """
     num_steps: int | None = Field(default=None, ge=3, le=8)
     """Denoising steps per block; null leaves the choice to the engine: the embedded one measures what holds the pace,
@@ -174,7 +178,7 @@ class EngineConfig(BaseModel):
     def _check_weights(self) -> EngineConfig:
         if self.name == "large" and (self.weights_dir is None) != self.large.random_weights:
             given = None if self.weights_dir is None else str(self.weights_dir)
-            raise ValueError(f"weights_dir is {given!r}, but the large engine takes either it or large.random_weights")
+            raise ConfigError("weights_dir", given, "the large engine takes either it or large.random_weights")
         return self
 
     @model_validator(mode="after")

@@ -209,6 +209,9 @@ def _assign(values: dict[str, Any], path: Sequence[str], text: str, *, source: s
 def _first_error(error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"]) or "settings"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return ConfigError(f"{key}.{cause.key}", cause.value, cause.rule)
     if first["type"] == "extra_forbidden":
         return ConfigError(key, first["input"], "there is no such setting")
     message = first["msg"].removeprefix("Value error, ")

@@ -70,7 +70,7 @@ def test_threads_are_half_of_the_cores_within_bounds_unless_set() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"weights_dir": "/w", "large": {"random_weights": True}}])
 def test_the_large_engine_takes_either_files_or_random_weights(settings: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=r"weights_dir is .*, but the large engine takes either it or"):
+    with pytest.raises(ValidationError, match=r"weights_dir is (None|'/w'), but the large engine takes either it or"):
         EngineConfig.model_validate({"name": "large", **settings})
     assert EngineConfig(name="large", weights_dir=Path("/w")).large.random_weights is False
 

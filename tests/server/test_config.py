@@ -43,6 +43,8 @@ def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
     ("assignment", "message"),
     [
         ("server.prot=1", "server.prot is 1, but there is no such setting"),
+        ("engine.name=large", "engine.weights_dir is None, but the large engine takes either it or large.random_weig"),
+        ("engine.large.left_context_ms=7", "engine.large.left_context_ms is 7, but it has to be a positive multiple"),
         ("server.port=x", "server.port is 'x', but input should be a valid integer"),
         ("server.port=70000", "server.port is 70000, but input should be less than or equal to 65535"),
         ("server.session.margin_s=.nan", "server.session.margin_s is nan"),
