@@ -50,11 +50,26 @@ class EngineName(StrEnum):
     """Engines that can be chosen."""
 
     EMBEDDED = "embedded"
+    LARGE = "large"
     PATTERN = "pattern"
 
 
+class FitName(StrEnum):
+    """Ways in which a portrait fills the frame."""
+
+    FACE = "face"
+    COVER = "cover"
+    EXACT = "exact"
+
+
 EngineOption = Annotated[
-    EngineName | None, typer.Option("--engine", help="The avatar that ships with visavis, or a test picture.")
+    EngineName | None,
+    typer.Option("--engine", help="The avatar that ships with visavis, the large one (14B), or a test picture."),
+]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", metavar="DIR", help="The large engine's weights.")]
+RandomWeightsOption = Annotated[
+    bool,
+    typer.Option("--random-weights", help="For benchmarks: the large engine with weights that have learnt nothing."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="YAML file with differences from configs/default.yaml.")
@@ -111,6 +126,14 @@ def _assignments(values: list[str] | None, **overrides: object) -> list[str]:
     return [*(values or []), *short]
 
 
+def _weights(weights: Path | None, random_weights: bool) -> list[str]:
+    """Return the assignments of the options for weights, with a warning that nobody overlooks."""
+    if random_weights:
+        typer.secho("random weights: this engine has learnt nothing, its pictures mean nothing", fg="red", err=True)
+    given = [] if weights is None else [f"engine.weights_dir={json.dumps(str(weights.absolute()))}"]
+    return given + (["engine.large.random_weights=true"] if random_weights else [])
+
+
 def _load(config: Path | None, assignments: list[str]) -> AppConfig:
     from server.config import load_config
 
@@ -123,12 +146,16 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = None,
     engine: EngineOption = None,
+    weights: WeightsOption = None,
+    random_weights: RandomWeightsOption = False,
+    prompt: Annotated[str | None, typer.Option(help="Text prompt of every session (large engine).")] = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
     """Serve the page, and avatars to whoever opens it."""
     with _reported(context):
-        overrides = _assignments(assignments, engine__name=engine)
+        overrides = _assignments(assignments, engine__name=engine, engine__large__prompt=prompt)
+        overrides += _weights(weights, random_weights)
         if host is not None:
             overrides.append(f"server.host={json.dumps(host)}")
         if port is not None:
@@ -146,38 +173,50 @@ def render(
     audio: Annotated[Path, typer.Option(help="Sound: any file that contains some.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 to write.")],
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size that the movie has to have, in pixels.")] = None,
+    fit: Annotated[
+        FitName | None,
+        typer.Option(
+            help="Show the face, the whole picture (default of the large engine), or do as the published code."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per block.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie.")] = 0,
     prompt: Annotated[str | None, typer.Option(help="Text prompt, for engines that know one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     engine: EngineOption = None,
+    weights: WeightsOption = None,
+    random_weights: RandomWeightsOption = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
     """Make a movie: a portrait that speaks a sound file."""
     with _reported(context):
         _log_to_stderr(context)
-        from tools.render import RenderJob, parse_size, prepare
+        from tools.render import RenderJob, large_frame, parse_size, prepare
 
-        job = RenderJob(
-            image=image,
-            audio=audio,
-            output=output,
-            size=None if size is None else parse_size(size),
-            seed=seed,
-            prompt=prompt,
-            is_overwriting=force,
-        )
-        overrides = _assignments(assignments, engine__name=engine)
+        overrides = _assignments(assignments, engine__name=engine) + _weights(weights, random_weights)
         if steps is not None:
             overrides.append(f"engine.num_steps={steps}")
         # A movie that fails is started again by whoever wants it; and it may take its time.
         overrides += ["engine.max_restarts=0", "engine.keeps_pace=false"]
         settings = _load(config, overrides)
-        if job.size is not None and settings.engine.name == "pattern":
-            pattern = [f"engine.pattern.width_px={job.size[0]}", f"engine.pattern.height_px={job.size[1]}"]
-            settings = _load(config, [*overrides, *pattern])
-        summary = asyncio.run(_render(prepare(job), settings))
+        name = settings.engine.name
+        job = RenderJob(
+            image=image,
+            audio=audio,
+            output=output,
+            size=None if size is None else parse_size(size),
+            fit=fit.value if fit is not None else "cover" if name == "large" else "face",
+            seed=seed,
+            prompt=prompt,
+            is_overwriting=force,
+        )
+        prepared = prepare(job)
+        frame = large_frame(prepared, settings.engine.large) if name == "large" else (job.size or ())[::-1]
+        if frame and name != "embedded":
+            sides = (f"engine.{name}.height_px={frame[0]}", f"engine.{name}.width_px={frame[1]}")
+            settings = _load(config, [*overrides, *sides])
+        summary = asyncio.run(_render(prepared, settings))
         if not summary.is_face_found:
             typer.echo(f"no face was found in {image}: the upper middle of the image is shown", err=True)
         picture = f"{summary.width_px}x{summary.height_px}"

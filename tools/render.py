@@ -14,22 +14,39 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from pipeline.api import Engine, EngineInfo, Stream, StreamRequest
+from pipeline.config import LargeConfig
 from pipeline.errors import ConfigError, WorkerError
-from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, cover_size, exact_size, place_exact
 from pipeline.media import AudioFile, EngineResampler, MovieWriter
 from pipeline.portrait import Crop, PortraitSource, load_portrait
 
-__all__ = ["PORTRAITS_DIR", "RenderJob", "RenderSummary", "parse_size", "prepare", "render"]
+__all__ = [
+    "PORTRAITS_DIR",
+    "Fit",
+    "Prepared",
+    "RenderJob",
+    "RenderSummary",
+    "large_frame",
+    "parse_size",
+    "prepare",
+    "render",
+]
 
 PORTRAITS_DIR = Path(__file__).parents[1] / "pipeline" / "weights" / "embedded" / "portraits"
 SIZE_MULTIPLE_PX = 16
 PUSH_SAMPLES = SAMPLE_RATE_HZ
+
+Fit = Literal["face", "cover", "exact"]
+"""How a portrait fills the frame: with the face as large as the embedded avatar learnt it, with as much of the picture
+as there is room for, or in the way of the published code, black edges included.
+"""
 
 Report = Callable[[int, int | None], None]
 """Called with the number of frames written and the number there will be, None while that is unknown."""
@@ -46,7 +63,10 @@ class RenderJob:
     output: Path
     """The .mp4 to write."""
     size: tuple[int, int] | None = None
-    """Width and height that the movie has to have, in pixels; None takes the engine's."""
+    """Width and height that the movie has to have, in pixels (their product, if the fit is exact); None takes the
+    engine's."""
+    fit: Fit = "face"
+    """How the portrait fills the frame."""
     seed: int = 0
     """Seed of the noise and of the motion."""
     prompt: str | None = None
@@ -80,7 +100,7 @@ class RenderSummary:
     width_px: int
     """Width of the movie."""
     is_face_found: bool
-    """Whether the portrait was laid out by its face; true for default portraits."""
+    """Whether the portrait was laid out by its face; true where nobody looked for one."""
 
     @property
     def duration_s(self) -> float:
@@ -126,6 +146,30 @@ def prepare(job: RenderJob) -> Prepared:
     default = _default_portrait(job.image)
     source = load_portrait(Path(job.image) if default is None else default)
     return Prepared(job=job, source=source, is_default=default is not None, sound=AudioFile(job.audio))
+
+
+def large_frame(prepared: Prepared, config: LargeConfig) -> tuple[int, int]:
+    """Choose the size of the large engine's picture, which may be any.
+
+    Args:
+        prepared: The job and its portrait.
+        config: The engine's own size is the area where the job says nothing.
+
+    Returns:
+        Height and width. A job's size is kept, unless its fit is exact: then, and without a size, they follow from the
+        shape of the portrait.
+
+    Raises:
+        ConfigError: The area is too small.
+        MediaError: The portrait is too thin.
+    """
+    job, source = prepared.job, prepared.source
+    width_px, height_px = job.size or (config.width_px, config.height_px)
+    if job.fit == "exact":
+        return exact_size(source.height_px, source.width_px, height_px * width_px)
+    if job.fit == "cover" and job.size is None:
+        return cover_size(source.height_px, source.width_px, height_px * width_px)
+    return height_px, width_px
 
 
 async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: Report) -> RenderSummary:
@@ -278,17 +322,23 @@ def _default_portrait(image: str) -> Path | None:
 
 
 def _check_size(job: RenderJob, info: EngineInfo) -> None:
-    if job.size is not None and job.size != (info.width_px, info.height_px):
-        width_px, height_px = job.size
+    if job.size is None or job.size == (info.width_px, info.height_px):
+        return
+    width_px, height_px = job.size
+    if job.fit != "exact" or width_px * height_px < info.width_px * info.height_px:
         rule = f"the engine {info.name} makes pictures of {info.width_px}x{info.height_px} only"
         raise ConfigError("--size", f"{width_px}x{height_px}", rule)
 
 
 def _cut(prepared: Prepared, info: EngineInfo) -> tuple[NDArray[np.uint8], bool]:
-    """Cut the portrait to the engine's frame; returns it and whether it was laid out by a face."""
-    source = prepared.source
+    """Cut the portrait to the engine's frame; returns it and whether a face was found or not needed."""
+    source, fit = prepared.source, prepared.job.fit
+    if fit == "exact":
+        size = {"height_px": info.height_px, "width_px": info.width_px}
+        return source.place(place_exact(source.height_px, source.width_px, **size)), True
     whole = Crop(x_px=0, y_px=0, width_px=source.width_px, height_px=source.height_px)
     if prepared.is_default and source.width_px * info.height_px == source.height_px * info.width_px:
         return source.cut(whole, height_px=info.height_px, width_px=info.width_px), True
-    crop, is_face_found = source.suggest_crop(info.width_px / info.height_px)
+    choose = source.widest_crop if fit == "cover" else source.suggest_crop
+    crop, is_face_found = choose(info.width_px / info.height_px)
     return source.cut(crop, height_px=info.height_px, width_px=info.width_px), is_face_found

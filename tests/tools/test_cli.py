@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.fakes.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.contract
 
@@ -151,3 +154,74 @@ def test_serving_on_a_port_in_use_ends_with_1_and_names_it() -> None:
         port = taken.getsockname()[1]
         result = visavis("serve", "--engine", "pattern", "--port", str(port), "--set", "log.level=error")
     assert_one_line(result, 1, rf"cannot listen on 127.0.0.1 port {port}: address already in use")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The large engine's official folder at a tiny size, not to be changed."""
+    folder = tmp_path_factory.mktemp("official")
+    write_checkpoint(folder)
+    return folder
+
+
+def large(weights: Path, image: Path, audio: Path, output: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    """Render with the large engine on the CPU."""
+    files = ("--weights", weights, "--image", image, "--audio", audio, "-o", output)
+    settings = ("--set", "engine.large.device=cpu", "--set", "engine.threads=1")
+    return visavis("render", "--engine", "large", *files, *settings, *more)
+
+
+def test_the_large_engine_makes_a_movie_from_a_folder_in_the_official_layout(
+    tmp_path: Path, weights: Path, image: Path, audio: Path
+) -> None:
+    """In the size of 128x128 that fits a portrait of 200x300 best; and a merged copy of the weights is kept."""
+    words = ("--prompt", "a person talks", "--steps", "3", "--seed", "7")
+    area = ("--set", "engine.large.height_px=64", "--set", "engine.large.width_px=256")
+    cache = ("--set", f"engine.large.cache_dir={tmp_path / 'cache'}")
+    result = large(weights, image, audio, tmp_path / "o.mp4", *words, *area, *cache)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.replace("\n", "").endswith("o.mp4: 1.00 s, 25 frames of 128x128")
+    assert (tmp_path / "o.mp4").stat().st_size > 1000
+    assert list((tmp_path / "cache").glob("transformer-*/manifest.json"))
+
+
+def test_damaged_weights_of_the_large_engine_end_with_1_and_name_the_file(
+    tmp_path: Path, weights: Path, image: Path, audio: Path
+) -> None:
+    damaged = shutil.copytree(weights, tmp_path / "damaged")
+    adapter = damaged / "LiveAvatar" / "liveavatar.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-10])
+    result = large(damaged, image, audio, tmp_path / "o.mp4")
+    assert_one_line(result, 1, r"weights .*liveavatar.safetensors: is no complete safetensors file")
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_random_weights_are_announced_in_red_and_too_little_memory_with_its_sum(
+    tmp_path: Path, image: Path, audio: Path
+) -> None:
+    settings = ("--set", "engine.large.device=cpu", "--set", "engine.large.memory_gb=60")
+    result = visavis(
+        *("render", "--engine", "large", "--random-weights", "--size", "704x384"),
+        *("--image", image, "--audio", audio, "-o", tmp_path / "o.mp4", *settings),
+    )
+    assert result.returncode == 1
+    red, refusal = (line for line in result.stderr.splitlines() if line.strip())
+    assert "random weights: this engine has learnt nothing" in red
+    assert "60.00 GB may be used" in refusal or "are free" in refusal
+    assert "92.91 GB are needed: transformer 32.59" in refusal
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ([], "engine.weights_dir is None, but the large engine takes either it or large.random_weights"),
+        (["--weights", "w", "--size", "720x400"], "engine.large.height_px is 400, but .* multiple of 64"),
+        (["--weights", "w", "--steps", "9"], "engine.num_steps is 9, but .* less than or equal to 8"),
+        (["--weights", "w", "--steps", "2"], "engine.num_steps is 2, but .* greater than or equal to 3"),
+    ],
+)
+def test_wrong_settings_of_the_large_engine_end_with_2_before_anything_is_started(
+    tmp_path: Path, image: Path, audio: Path, options: list[str], pattern: str
+) -> None:
+    files = ("--image", image, "--audio", audio, "-o", tmp_path / "o.mp4")
+    assert_one_line(visavis("render", "--engine", "large", *files, *options), 2, pattern)

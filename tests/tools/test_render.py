@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import EngineConfig, PatternConfig
+from pipeline.config import EngineConfig, LargeConfig, PatternConfig
 from pipeline.errors import ConfigError, MediaError, WorkerError
 from pipeline.host.engine import WorkerEngine
 from pipeline.worker.pattern import read_clap, read_frame_index
-from tools.render import RenderJob, RenderSummary, parse_size, prepare, render
+from tools.render import RenderJob, RenderSummary, large_frame, parse_size, prepare, render
 
 pytestmark = pytest.mark.contract
 
@@ -166,3 +166,43 @@ def test_a_size_can_be_written_in_several_ways(text: str) -> None:
 def test_an_odd_size_is_refused_with_the_rule(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--size is '.*', but (it has to look like|width and height have to be)"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "expected"),
+    [
+        ("cover", None, (576, 384)),
+        ("cover", (512, 512), (512, 512)),
+        ("face", None, (384, 704)),
+        ("face", (128, 192), (192, 128)),
+        ("exact", None, (576, 384)),
+        ("exact", (400, 720), (640, 448)),
+        ("exact", (256, 384), (384, 256)),
+    ],
+)
+def test_the_large_engine_s_frame_follows_the_portrait_unless_a_size_is_given(
+    inputs: dict[str, Path], fit: str, size: tuple[int, int] | None, expected: tuple[int, int]
+) -> None:
+    """A portrait of 1024x1536 at the area of 704x384, of 720x400, and of 256x384; height first."""
+    Image.new("RGB", (1024, 1536), (200, 120, 90)).save(inputs["image"])
+    prepared = prepare(job(inputs, fit=fit, size=size))
+    prepared.sound.close()
+    assert large_frame(prepared, LargeConfig()) == expected
+
+
+async def test_the_published_fit_leaves_black_edges(inputs: dict[str, Path]) -> None:
+    """The pattern engine shows the mean colour of the portrait that it gets."""
+    Image.new("RGB", (128, 96), (250, 250, 250)).save(inputs["image"])
+    brightness = {}
+    for fit in ("cover", "exact"):
+        await rendered(job(inputs, fit=fit, is_overwriting=True))
+        with av.open(str(inputs["output"])) as movie:
+            picture = next(movie.decode(video=0)).to_ndarray(format="gray")
+        brightness[fit] = float(picture[-24:, 16:32].mean())
+    assert brightness["cover"] > brightness["exact"] + 20
+
+
+async def test_a_size_is_only_an_area_for_the_published_fit(inputs: dict[str, Path]) -> None:
+    assert (await rendered(job(inputs, fit="exact", size=(256, 192)))).width_px == 128
+    with pytest.raises(ConfigError, match="--size is '64x64', but the engine pattern makes pictures of 128x192 only"):
+        await rendered(job(inputs, fit="exact", size=(64, 64), is_overwriting=True))
