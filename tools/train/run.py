@@ -37,6 +37,7 @@ from tools.train.regions import compile_regions
 from tools.train.replicas import Replicas
 from tools.train.sheets import save_clip_sheet, save_roll_out_sheet
 from tools.train.steps import Log
+from tools.train.subpixels import damp_subpixels
 from tools.train.vae_stage import VaeSettings, VaeStage
 from tools.train.views import SCALES, ClipView
 
@@ -143,6 +144,8 @@ class _Chain:
         Args:
             stage: After which.
         """
+        if stage in ("vae", "decoder"):
+            damp_subpixels(self._vae_average.decoder.out)
         save_weights(self._vae_average, self._work / "vae.safetensors")
         if stage == "vae":
             return
