@@ -270,6 +270,26 @@ def bench_embedded(
         _print(run(settings.engine, num_windows=windows), show, as_json)
 
 
+@bench.command("large")
+def bench_large(
+    context: typer.Context,
+    windows: Annotated[int, typer.Option(min=10, help="Windows to measure.")] = 100,
+    weights: WeightsOption = None,
+    random_weights: RandomWeightsOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load time, memory, stages and rounding of the large engine."""
+    with _reported(context):
+        overrides = _assignments(assignments, engine__name=EngineName.LARGE) + _weights(weights, random_weights)
+        settings = _load(config, overrides)
+        share_cores()
+        from tools.bench.large import run, show
+
+        _print(run(settings.engine, num_windows=windows), show, as_json)
+
+
 @bench.command("live")
 def bench_live(
     context: typer.Context,

@@ -41,7 +41,7 @@ from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, Rand
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.stages import StageClock, make_event
 
-__all__ = ["LargeModel", "LargeStream"]
+__all__ = ["LargeModel", "LargeStream", "make_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class LargeModel:
         self.num_steps = config.num_steps or DEFAULT_STEPS
         self.schedule = make_schedule(self.num_steps)
         self._config = config
-        self._source = source or _make_source(config)
+        self._source = source or make_source(config)
         self.geometry = large_geometry(
             self._source.sizes, height_px=config.large.height_px, width_px=config.large.width_px
         )
@@ -89,11 +89,13 @@ class LargeModel:
             dtype=self.dtype,
         )
         require_memory(self.memory, self.device, config.large.memory_gb)
+        place = self.device, self.dtype
+        self.load_s: dict[str, float] = {}
         # Before the others are there, the text encoder has room.
-        rows = self._source.encode_prompt(config.large.prompt, self.device)
-        self.dit = self._source.load_transformer(self.device, self.dtype)
-        self.vae = self._source.load_vae(self.device, self.dtype)
-        audio_encoder = self._source.load_audio_encoder(self.device, self.dtype)
+        rows = self._timed("prompt", lambda: self._source.encode_prompt(config.large.prompt, self.device))
+        self.dit = self._timed("transformer", lambda: self._source.load_transformer(*place))
+        self.vae = self._timed("video autoencoder", lambda: self._source.load_vae(*place))
+        audio_encoder = self._timed("audio encoder", lambda: self._source.load_audio_encoder(*place))
         self.features = Wav2VecFeatures(audio_encoder, config.large.audio_context)
         with torch.inference_mode():
             self.modulation = self.dit.modulate(self.schedule.timesteps)
@@ -204,6 +206,15 @@ class LargeModel:
         image = torch.from_numpy(portrait.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         key = hashlib.sha256(portrait.tobytes()).digest()
         return self._stills.get(key, lambda: self.vae.encode_portrait(image))
+
+    def _timed(self, part: str, load: Callable[[], Value]) -> Value:
+        started = time.monotonic()
+        value = load()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.load_s[part] = time.monotonic() - started
+        logger.info("%s: ready after %.1f s", part, self.load_s[part])
+        return value
 
     def _time_windows(self) -> list[WarmTimes]:
         grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
@@ -377,8 +388,18 @@ def _find_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _make_source(config: EngineConfig) -> NetworkSource:
-    """Find the networks that a configuration names."""
+def make_source(config: EngineConfig) -> NetworkSource:
+    """Find the networks that a configuration names.
+
+    Args:
+        config: Of the engine.
+
+    Returns:
+        Where they come from; nothing is loaded yet.
+
+    Raises:
+        WeightsError: Something in the weights' folder is missing, damaged or does not fit.
+    """
     if config.large.random_weights:
         return RandomNetworks()
     assert config.weights_dir is not None, "the configuration was checked"

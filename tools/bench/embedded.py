@@ -48,6 +48,7 @@ def measure(
     *,
     num_windows: int,
     now_s: Callable[[], float] = time.monotonic,
+    on_window: Callable[[], None] = lambda: None,
 ) -> WindowTimes:
     """Time windows of one stream.
 
@@ -57,6 +58,7 @@ def measure(
         pcm: 16 kHz mono, repeated as often as needed.
         num_windows: How many to measure, after some that are not.
         now_s: Clock.
+        on_window: Called after each window that is measured, while nothing is.
 
     Returns:
         The times.
@@ -78,6 +80,7 @@ def measure(
         for name, at_s in _stage_ends(marks):
             stages.setdefault(name, []).append(1000 * (at_s - before_s))
             before_s = at_s
+        on_window()
     stream.close()
     return WindowTimes(
         precision=precision,
