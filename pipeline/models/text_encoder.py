@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 import logging
-import pickle
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from pipeline.errors import ConfigError, WeightsError
+from pipeline.weights.headers import read_torch
 
 __all__ = [
     "PUBLISHED_TEXT_ENCODER",
@@ -42,9 +42,6 @@ TOKENIZER_FILE = "tokenizer.json"
 """The one file of the tokenizer's folder that is read; it holds the vocabulary and every rule."""
 
 _SHOWN_NAMES = 3
-
-# What torch.load raises for damaged files, beside OSError and UnpicklingError.
-_DAMAGE = (RuntimeError, ValueError, LookupError, EOFError, TypeError, AttributeError, AssertionError)
 
 # Digraphs, ligatures, and full-width and half-width characters become what they are compatible with.
 _COMPATIBLE = (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07), 0x3000)
@@ -153,7 +150,7 @@ class TextEncoder:
         """
         tokenizer = _load_tokenizer(tokenizer_folder, config)
         try:
-            tensors = translate_names(_open_tensors(weights), config)
+            tensors = translate_names(read_torch(weights, "cpu"), config)
         except ValueError as exc:
             raise WeightsError(str(weights), str(exc)) from exc
         network = _empty_network(config)
@@ -318,24 +315,6 @@ def _empty_network(config: TextEncoderConfig) -> UMT5EncoderModel:
                 attn_implementation="eager",
             )
         )
-
-
-def _open_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a `.pth` file of tensors, without reading them and without running any code in it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as exc:
-        raise WeightsError(str(path), "it holds more than tensors, or is damaged; nothing in it was run") from exc
-    except OSError as exc:
-        raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
-    except _DAMAGE as exc:
-        reason = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0]}"
-        raise WeightsError(str(path), f"not a readable PyTorch file in zip format ({reason})") from exc
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise WeightsError(str(path), "not a plain dictionary of tensors")
-    return content
 
 
 def _load_tokenizer(folder: Path, config: TextEncoderConfig) -> Tokenizer:

@@ -10,20 +10,19 @@ Shape letters: B batch (of 1), N samples, C channels, T states, D width.
 from __future__ import annotations
 
 import copy
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import remove_parametrizations
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from pipeline.audio.context import STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES
 from pipeline.errors import WeightsError
+from pipeline.weights.headers import read_torch
+from pipeline.weights.shards import read_tensors
 
 __all__ = ["PUBLISHED_FOLDER", "Wav2Vec", "published_config"]
 
@@ -135,13 +134,14 @@ class Wav2Vec(nn.Module):
         """
         config = _read_config(folder / "config.json")
         path = _find_weights(folder)
-        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+        is_mapped = path.suffix == ".safetensors"
+        tensors = read_tensors([path], torch.device(device)) if is_mapped else read_torch(path, "cpu").items()
         with torch.device("meta"):
             network = cls(config)
         try:
-            weights = _folded({name: tensor.to(device, dtype) for name, tensor in read(path)})
-        except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
-            raise WeightsError(str(path), f"cannot be read ({_first_line(exc)})") from exc
+            weights = _folded({name: tensor.to(device, dtype) for name, tensor in tensors if _is_needed(name)})
+        except ValueError as exc:
+            raise WeightsError(str(path), str(exc)) from exc
         _check(weights, network.state_dict(), path)
         network.load_state_dict(weights, assign=True)
         return network.eval().requires_grad_(False)
@@ -175,24 +175,6 @@ def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[in
         field_samples += (kernel - 1) * hop_samples
         hop_samples *= stride
     return field_samples, hop_samples
-
-
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a mapping)
-            if _is_needed(name):
-                yield name, file.get_tensor(name)
-
-
-def _read_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
-    # Files of very old versions are no archives and cannot be mapped into memory.
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"it holds a {type(state).__name__}, but it has to hold named tensors")
-    for name in list(state):
-        tensor = state.pop(name)
-        if _is_needed(name):
-            yield name, tensor
 
 
 def _is_needed(name: str) -> bool:

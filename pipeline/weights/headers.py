@@ -106,7 +106,9 @@ def read_torch(path: Path, device: str) -> dict[str, Tensor]:
         raise WeightsError(str(path), _NOT_ONLY_TENSORS) from exc
     except _DAMAGE as exc:
         raise WeightsError(str(path), f"is no complete file of torch's ({_first_sentence(exc)})") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise WeightsError(str(path), _NOT_ONLY_TENSORS)
     return state
 

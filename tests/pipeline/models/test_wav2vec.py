@@ -189,7 +189,7 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, is_archive: bo
         torch.save(bomb, tmp_path / "pytorch_model.bin")
     else:
         (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(bomb, protocol=2))
-    with pytest.raises(WeightsError, match=r"pytorch_model.bin: cannot be read"):
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin: holds something else than tensors"):
         _load(tmp_path)
     assert not (tmp_path / "trace").exists()
 
@@ -198,8 +198,8 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, is_archive: bo
     ("name", "data", "pattern"),
     [
         ("pytorch_model.bin", None, "it holds neither model.safetensors nor pytorch_model.bin"),
-        ("pytorch_model.bin", b"", "pytorch_model.bin: cannot be read"),
-        ("pytorch_model.bin", b"PK\x03\x04cut off", "pytorch_model.bin: cannot be read"),
+        ("pytorch_model.bin", b"", "pytorch_model.bin: is no file of torch's"),
+        ("pytorch_model.bin", b"PK\x03\x04cut off", "pytorch_model.bin: is no complete file of torch's"),
         ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", "model.safetensors: cannot be read"),
         ("config.json", None, "config.json: the sizes cannot be read .no such file or directory"),
         ("config.json", b"{", "config.json: the sizes cannot be read"),
@@ -217,11 +217,11 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str, data: by
         _load(tmp_path)
 
 
-@pytest.mark.parametrize(("held", "kind"), [(torch.zeros(3), "Tensor"), ({"model": {"a": torch.zeros(3)}}, "dict")])
-def test_a_file_that_holds_no_named_tensors_is_refused(tmp_path: Path, held: object, kind: str) -> None:
+@pytest.mark.parametrize("held", [torch.zeros(3), {"model": {"a": torch.zeros(3)}}, {3: torch.zeros(3)}])
+def test_a_file_that_holds_no_named_tensors_is_refused(tmp_path: Path, held: object) -> None:
     write_tiny_folder(tmp_path)
     torch.save(held, tmp_path / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match=f"it holds a {kind}, but it has to hold named tensors"):
+    with pytest.raises(WeightsError, match="holds something else than tensors"):
         _load(tmp_path)
 
 
