@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pipeline.models.dit_config import DiTConfig
 
-__all__ = ["PUBLISHED_14B", "PUBLISHED_VAE_SPATIAL_STRIDE"]
-
-PUBLISHED_VAE_SPATIAL_STRIDE = 8
+__all__ = ["PUBLISHED_14B"]
 
 PUBLISHED_14B = DiTConfig(
     latent_channels=16,
