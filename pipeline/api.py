@@ -56,6 +56,8 @@ class EngineInfo:
     """Whether the portrait is shown (the pattern engine draws its own picture)."""
     notes: tuple[str, ...] = ()
     """Sentences for people: precision chosen, picture made smaller, limits of the model."""
+    longest_whole_s: float = 0.0
+    """Longest sound that a stream can be given as a whole, in seconds; 0: the engine hears live only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,9 @@ class StreamRequest:
     live: bool = True
     """Whether the sound arrives in real time. A live stream that falls behind loses steps, then windows, so that its
     delay never grows; a stream that is not live (a file) gets every window in full."""
+    sound: NDArray[np.int16] | None = None
+    """The whole sound, 16 kHz mono, for engines that can hear ahead. The same samples are pushed all the same, from 0
+    on; after an interrupt the stream hears live."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -80,6 +80,9 @@ class LargeConfig(BaseModel):
     """Sound before a window that its features take in: it costs computing time."""
     right_context_ms: int = LiveContext().right_ms
     """Sound after a window that its features take in: it is waited for, so it is delay."""
+    whole_sound_s: float = Field(default=300.0, ge=0, le=1500)
+    """Longest sound file whose features are made of all of it at once, as the published code makes them; a longer one
+    is heard window by window, like live sound."""
     cache_dir: Path | None = Path("~/.cache/visavis")
     """Where a merged copy of the weights (33 GB) is kept for faster starts; it can be deleted at any time; null: none
     is written."""

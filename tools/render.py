@@ -24,7 +24,7 @@ from pipeline.api import Engine, EngineInfo, Stream, StreamRequest
 from pipeline.config import LargeConfig
 from pipeline.errors import ConfigError, WorkerError
 from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, cover_size, exact_size, place_exact
-from pipeline.media import AudioFile, EngineResampler, MovieWriter
+from pipeline.media import AudioFile, EngineResampler, MovieWriter, decode_audio
 from pipeline.portrait import Crop, PortraitSource, load_portrait
 
 __all__ = [
@@ -197,7 +197,8 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "portrait") as cutter:
             portrait, is_face_found = await loop.run_in_executor(cutter, _cut, prepared, info)
-        request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False)
+            whole = await loop.run_in_executor(cutter, _whole_sound, job.audio, info.longest_whole_s)
+        request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False, sound=whole)
         stream = await engine.open(request)
         writer = MovieWriter(
             job.output,
@@ -285,6 +286,17 @@ class _Run:
 
     def _is_complete(self) -> bool:
         return self._writer.num_frames == self._num_frames
+
+
+def _whole_sound(path: Path, longest_s: float) -> NDArray[np.int16] | None:
+    """Decode a file for an engine that hears ahead; None if it is too long for that."""
+    parts: list[NDArray[np.int16]] = []
+    if longest_s:
+        for part in decode_audio(path):
+            parts.append(part)
+            if sum(map(len, parts)) > longest_s * SAMPLE_RATE_HZ:
+                return None
+    return np.concatenate(parts) if parts else None
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

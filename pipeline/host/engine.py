@@ -23,9 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.api import EngineInfo, StreamRequest
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError, StreamLimitReached, WorkerError
+from pipeline.geometry import SAMPLE_RATE_HZ
 from pipeline.host import messages as m
 from pipeline.host.process import WorkerProcess, spawn_worker
 from pipeline.host.restart import after_failure
@@ -139,8 +143,8 @@ class WorkerEngine:
 
         Raises:
             StreamLimitReached: No free place.
-            ConfigError: The portrait is missing or has the wrong size, or a prompt was given to an engine that knows
-                none.
+            ConfigError: The portrait is missing or has the wrong size, or a prompt or a whole sound was given to an
+                engine that knows none.
             WorkerError: The worker is not ready or died, or the model refused.
         """
         live = self._live
@@ -152,6 +156,8 @@ class WorkerEngine:
         number, place = next(self._stream_numbers), live.free_places.pop()
         stream = self._add_stream(live, number, place)
         opened = live.opening[number] = asyncio.get_running_loop().create_future()
+        portrait = b"" if request.portrait is None else request.portrait.tobytes()
+        sound = b"" if request.sound is None else request.sound.astype(np.int16, copy=False).tobytes()
         live.worker.send(
             m.OpenStream(
                 stream=number,
@@ -161,7 +167,8 @@ class WorkerEngine:
                 seed=request.seed,
                 params=request.params,
                 live=request.live,
-                payload=b"" if request.portrait is None else request.portrait.tobytes(),
+                num_sound_bytes=len(sound),
+                payload=portrait + sound,
             )
         )
         try:
@@ -337,7 +344,16 @@ class WorkerEngine:
 def _check_request(request: StreamRequest, info: EngineInfo) -> None:
     check_prompt(request.prompt, info)
     check_prompt(request.params.prompt, info)
+    if request.sound is not None:
+        _check_sound(request.sound, info)
     if request.portrait is not None:
         check_portrait(request.portrait, info)
     elif info.accepts_portrait:
         raise ConfigError("portrait", None, f"the engine {info.name} needs one")
+
+
+def _check_sound(sound: NDArray[np.int16], info: EngineInfo) -> None:
+    duration_s = len(sound) / SAMPLE_RATE_HZ
+    if duration_s > info.longest_whole_s:
+        limit = f"at most {info.longest_whole_s:g} s" if info.longest_whole_s else "no sound"
+        raise ConfigError("sound", f"{duration_s:.1f} s", f"the engine {info.name} takes {limit} as a whole")

@@ -104,8 +104,10 @@ class OpenStream(Message):
     """Parameters."""
     live: bool
     """As in StreamRequest."""
+    num_sound_bytes: int = 0
+    """How much of the payload's end is the whole sound: int16 samples, 16 kHz mono, of the machine's byte order."""
     payload: bytes = b""
-    """Portrait: uint8 RGB in the engine's frame size."""
+    """Portrait: uint8 RGB in the engine's frame size; then the sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

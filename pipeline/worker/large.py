@@ -2,8 +2,8 @@
 
 What is computed is what the published pipeline computes: reference, motion and prompt fill the sink, every denoising
 step has its own ring, and after the first clip of a video the reference becomes the first latent frame that was made.
-Sound is heard live, window by window. All 12 frames of a block are shown, the first block's too, so that picture and
-sound stay aligned.
+A sound that is known from the start is heard as a whole, other sound live, window by window. All 12 frames of a block
+are shown, the first block's too, so that picture and sound stay aligned.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from pipeline.api import StreamParams
 from pipeline.audio.wav2vec import Wav2VecFeatures
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
-from pipeline.geometry import BLOCKS_PER_CLIP, LATENT_FRAMES_PER_BLOCK, WINDOW_S, WINDOW_SAMPLES
+from pipeline.geometry import BLOCKS_PER_CLIP, FRAMES_PER_BLOCK, LATENT_FRAMES_PER_BLOCK, WINDOW_S, WINDOW_SAMPLES
 from pipeline.models.attention import KeysValues
 from pipeline.models.colour import to_i420
 from pipeline.models.sampler import Noise, sample_block
@@ -86,6 +87,7 @@ class LargeModel:
             num_audio_parameters=self._source.num_audio_parameters,
             num_steps=self.num_steps,
             max_streams=config.max_streams,
+            whole_sound_s=config.large.whole_sound_s,
             dtype=self.dtype,
         )
         require_memory(self.memory, self.device, config.large.memory_gb)
@@ -122,6 +124,11 @@ class LargeModel:
     def right_context_samples(self) -> int:
         """Audio after the end of a window that its features need."""
         return self.features.right_context_samples
+
+    @property
+    def longest_whole_s(self) -> float:
+        """Longest sound that a stream hears as a whole."""
+        return self._config.large.whole_sound_s
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -258,6 +265,7 @@ class LargeStream:
         )
         self._noise = Noise(geometry, seed=seed, device=model.device, dtype=model.dtype)
         self._audio = model.features.stream()
+        self._whole_SAT: Tensor | None = None
         self.set_portrait(portrait)
 
     @property
@@ -290,8 +298,21 @@ class LargeStream:
             self._prompt, self._text = params.prompt, self._model.text(params.prompt)
             self._fill_sink(self._reference_BChw)
 
+    @torch.inference_mode()
+    def hear_whole(self, sound: NDArray[np.int16]) -> None:
+        """Take the sound of all windows to come, and make its features as the published code does, all at once.
+
+        Args:
+            sound: 16 kHz mono, (num_samples,).
+        """
+        columns_SAT = self._model.features.from_file(sound).to(self._model.dtype)
+        # The published code's last clip ends before the sound where less than a state is left over.
+        num_missing = -(-len(sound) // WINDOW_SAMPLES) * FRAMES_PER_BLOCK - columns_SAT.shape[2]
+        self._whole_SAT = F.pad(columns_SAT, (0, max(0, num_missing)))
+
     def interrupt(self) -> None:
         """Forget the sound so far: what follows is not its continuation."""
+        self._whole_SAT = None
         self._audio = self._model.features.stream()
 
     def close(self) -> None:
@@ -313,9 +334,9 @@ class LargeStream:
         model, dit = self._model, self._model.dit
         stages = StageClock(marks, make_event(model.device))
         self._refresh_reference()  # a window that was given up did not come to it
-        columns_SAT = self._audio.push(pcm)
+        columns_SAT = self._hear(pcm, marks.window)
         conditioning = dit.condition(
-            dit.encode_audio(columns_SAT[None].to(model.dtype)), model.modulation, LATENT_FRAMES_PER_BLOCK * self._block
+            dit.encode_audio(columns_SAT[None]), model.modulation, LATENT_FRAMES_PER_BLOCK * self._block
         )
         stages.features_done()
         latents_BCThw = sample_block(
@@ -337,6 +358,12 @@ class LargeStream:
                 stages.decode_done()
             yield pictures.numpy()
         self._refresh_reference()  # while the viewer watches the frames that are made
+
+    def _hear(self, pcm: NDArray[np.int16], window: int) -> Tensor:
+        """Audio columns of a window, in the compute dtype."""
+        if self._whole_SAT is None:
+            return self._audio.push(pcm).to(self._model.dtype)
+        return self._whole_SAT[..., window * FRAMES_PER_BLOCK : (window + 1) * FRAMES_PER_BLOCK]
 
     def _refresh_reference(self) -> None:
         """After the first clip of a video, the first latent frame that was made takes the portrait's place. Once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.geometry import LATENT_FRAMES_PER_BLOCK, VideoGeometry
+from pipeline.geometry import FPS, LATENT_FRAMES_PER_BLOCK, VideoGeometry
 from pipeline.models.cache import KVCache
 from pipeline.models.wan_vae import WanVAE
 from pipeline.weights.sizes import Sizes
@@ -67,6 +67,7 @@ def plan_memory(
     num_audio_parameters: int,
     num_steps: int,
     max_streams: int,
+    whole_sound_s: float,
     dtype: torch.dtype,
 ) -> dict[str, int]:
     """Add up what the engine needs when all its places are taken. The text encoder comes and goes and is not in it.
@@ -77,12 +78,14 @@ def plan_memory(
         num_audio_parameters: Numbers in the audio encoder.
         num_steps: Denoising steps per block.
         max_streams: Streams at once.
+        whole_sound_s: Longest sound that a stream hears as a whole.
         dtype: What the networks compute in.
 
     Returns:
         Bytes by part. All are exact but `work`, which is an estimate.
     """
     dit = sizes.dit
+    column_bytes = dit.num_audio_layers * dit.audio_dim * dtype.itemsize
     text_bytes = 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
     return {
         "transformer": _num_parameters(dit_shapes(dit)) * dtype.itemsize,
@@ -91,6 +94,7 @@ def plan_memory(
         "prompts": (max_streams + NUM_KEPT_PROMPTS) * text_bytes,
         "keys and values": max_streams * _cache_bytes(sizes, geometry, num_steps, dtype),
         "decoder states": (max_streams + NUM_KEPT_PORTRAITS) * _state_bytes(sizes, geometry, dtype),
+        "sounds": max_streams * int(whole_sound_s * FPS) * column_bytes,
         "work": _work_bytes(sizes, geometry, dtype),
     }
 

@@ -23,7 +23,7 @@ from pipeline.host import messages as m
 from pipeline.host.ring import FrameRing, SlotCredit
 from pipeline.worker import late
 from pipeline.worker.link import WorkerLink
-from pipeline.worker.model import AvatarModel, StageMarks
+from pipeline.worker.model import AvatarModel, StageMarks, WholeListener
 from pipeline.worker.streams import WorkerStream, pick_stream
 from pipeline.worker.windows import AudioWindow, WindowAssembler
 
@@ -142,13 +142,17 @@ class WorkerLoop:
         self._ring = FrameRing(self._ring_fd, num_slots=message.num_slots, frame_shape=frame_shape, is_owner=False)
 
     def _open_stream(self, message: m.OpenStream) -> None:
+        portrait = message.payload[: len(message.payload) - message.num_sound_bytes]
         try:
             model_stream = self._model.open_stream(
-                portrait=self._read_portrait(message.payload) if message.has_portrait else None,
+                portrait=self._read_portrait(portrait) if message.has_portrait else None,
                 prompt=message.prompt,
                 seed=message.seed,
                 params=message.params,
             )
+            if message.num_sound_bytes:
+                assert isinstance(model_stream, WholeListener), "the server was told that it hears live only"
+                model_stream.hear_whole(np.frombuffer(message.payload[len(portrait) :], np.int16))
         except Exception as exc:  # noqa: BLE001 - a supervised edge: one stream's failure is told, the others go on
             self._tell_failed(message.stream, exc)
             return

@@ -30,7 +30,7 @@ from pipeline.geometry import SAMPLE_RATE_HZ
 from pipeline.host.messages import PROTOCOL_VERSION, Configure, Failed, Hello, Ready
 from pipeline.worker.link import LinkHandler, ParentLost, WorkerLink, watch_parent
 from pipeline.worker.loop import WorkerLoop
-from pipeline.worker.model import AvatarModel, WarmTimes, load_model
+from pipeline.worker.model import AvatarModel, WarmTimes, WholeListenerModel, load_model
 
 __all__ = ["main"]
 
@@ -118,6 +118,7 @@ def _describe(model: AvatarModel, *, warm: WarmTimes, max_streams: int) -> Engin
         accepts_prompt=model.accepts_prompt,
         accepts_portrait=model.accepts_portrait,
         notes=model.notes,
+        longest_whole_s=model.longest_whole_s if isinstance(model, WholeListenerModel) else 0.0,
     )
 
 

@@ -10,7 +10,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,15 @@ from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
 from pipeline.geometry import FPS
 
-__all__ = ["AvatarModel", "ModelStream", "StageMarks", "WarmTimes", "load_model"]
+__all__ = [
+    "AvatarModel",
+    "ModelStream",
+    "StageMarks",
+    "WarmTimes",
+    "WholeListener",
+    "WholeListenerModel",
+    "load_model",
+]
 
 _MODELS = {
     "embedded": "pipeline.worker.embedded:EmbeddedModel",
@@ -118,6 +126,27 @@ class ModelStream(Protocol):
 
     def close(self) -> None:
         """Free what the stream holds."""
+
+
+@runtime_checkable
+class WholeListener(Protocol):
+    """A stream that can hear a sound as a whole before its first window."""
+
+    def hear_whole(self, sound: NDArray[np.int16]) -> None:
+        """Take the sound of all windows to come; that of `generate` does not count until an interrupt.
+
+        Args:
+            sound: 16 kHz mono, (num_samples,), from sample 0 of the stream on.
+        """
+
+
+@runtime_checkable
+class WholeListenerModel(Protocol):
+    """A model whose streams can hear a sound as a whole."""
+
+    @property
+    def longest_whole_s(self) -> float:
+        """Longest such sound, in seconds."""
 
 
 class AvatarModel(Protocol):

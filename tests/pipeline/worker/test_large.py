@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pipeline.api import FrameBatch, StreamParams, StreamRequest
 from pipeline.config import EngineConfig, LargeConfig
-from pipeline.errors import ConfigError, WeightsError, WorkerError
+from pipeline.errors import ConfigError, WeightsError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
 from pipeline.models.colour import to_i420
@@ -143,6 +144,33 @@ def test_frames_are_those_of_the_published_loop(model: LargeModel) -> None:
         made = make(stream, pcm)
         assert made.std() > 10
         assert difference(made, frames) < 0.02
+
+
+def test_a_sound_that_is_known_is_heard_as_the_published_code_hears_it(model: LargeModel) -> None:
+    """At once; its end, where the published code has no columns for a whole window, is silent to the model."""
+    pcm = sound()[: 4 * WINDOW_SAMPLES + 160]
+    with torch.inference_mode():
+        columns = model.features.from_file(pcm)
+        assert columns.shape[2] == 48
+        heard = [*columns.split(12, dim=2), torch.zeros(25, 16, 12)]
+        image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        state = model.vae.encode_portrait(image).warm_state
+        expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in published_loop(model, heard, seed=0)]
+    stream, live = open_stream(model), open_stream(model)
+    stream.hear_whole(pcm)
+    for window, frames in enumerate(expected):
+        nothing = np.zeros(WINDOW_SAMPLES + model.right_context_samples, np.int16)
+        made = np.concatenate(list(stream.generate(nothing, StageMarks(window=window), 4)))
+        assert difference(made, frames) < 0.02
+    assert difference(make(live, windows(model)[0]), expected[0]) > 0.02
+    stream.interrupt()
+    with_sound, without = windows(model)[0], np.zeros_like(windows(model)[0])
+    again = open_stream(model)
+    again.hear_whole(pcm)
+    for window in range(5):
+        list(again.generate(without, StageMarks(window=window), 4))
+    again.interrupt()
+    assert difference(make(stream, with_sound), make(again, without)) > 0.02
 
 
 def test_a_window_is_three_batches_of_four_pictures_with_every_stage_marked(model: LargeModel) -> None:
@@ -302,7 +330,7 @@ def test_too_little_memory_is_refused_with_the_sum_before_anything_is_loaded(fol
     source = CountedNetworks(folder)
     words = (
         r"engine.large.device is 'cpu', but 0.01 GB may be used \(engine.large.memory_gb\) there and 0.0\d GB are "
-        r"needed: transformer 0.00, .*, keys and values 0.00, decoder states 0.01, work 0.01"
+        r"needed: transformer 0.00, .*, keys and values 0.00, decoder states 0.01, sounds 0.01, work 0.01"
     )
     with pytest.raises(ConfigError, match=words):
         LargeModel(config_of(folder, memory_gb=0.01), source)
@@ -360,8 +388,10 @@ async def test_a_live_session_runs_in_the_worker_process(folder: Path, model: La
         assert (info.name, info.height_px, info.width_px, info.num_steps) == ("large", HEIGHT, WIDTH, 4)
         assert info.accepts_prompt
         assert info.right_context_s == pytest.approx(0.08)
+        assert info.longest_whole_s == 300
         request = StreamRequest(portrait=portrait(), prompt="talk", seed=7, live=False)
         whole = await taken(engine, request, 3)
+        known = await taken(engine, dataclasses.replace(request, sound=sound(3)), 3)
         live = await taken(engine, StreamRequest(portrait=portrait(), seed=7, live=True), 3)
     finally:
         await engine.aclose()
@@ -369,19 +399,14 @@ async def test_a_live_session_runs_in_the_worker_process(folder: Path, model: La
     assert frames.shape == (36, HEIGHT * 3 // 2, WIDTH)
     here = make(open_stream(model, seed=7), windows(model, 3)[0])
     assert difference(frames[:12], here) < 0.5
+    hearing = open_stream(model, seed=7)
+    hearing.hear_whole(sound(3))
+    expected = make(hearing, windows(model, 3)[0])
+    assert difference(np.concatenate([batch.frames for batch in known])[:12], expected) < 0.5
+    assert difference(expected, here) > 0.02
     ledger = next(batch.ledger for batch in live if batch.ledger is not None)
     assert ledger.features_s is not None
     assert ledger.decoded_s is not None
     order = [ledger.admitted_s, ledger.features_s, *ledger.steps_s, ledger.decoded_s, ledger.copied_s]
     assert order == sorted(order)  # type: ignore[type-var]
     assert len(ledger.steps_s) == 4
-
-
-async def test_a_folder_without_weights_is_named_by_the_host(tmp_path: Path) -> None:
-    engine = WorkerEngine(config_of(tmp_path))
-    engine.start()
-    try:
-        with pytest.raises(WorkerError, match=r"there is no diffusion_pytorch_model.safetensors.index.json in"):
-            await engine.wait_ready()
-    finally:
-        await engine.aclose()

@@ -24,7 +24,13 @@ MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 4000 kB\n"
 def plan(*, num_steps: int = 4, max_streams: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, int]:
     geometry = large_geometry(SIZES, height_px=384, width_px=704)
     return plan_memory(
-        SIZES, geometry, num_audio_parameters=1000, num_steps=num_steps, max_streams=max_streams, dtype=dtype
+        SIZES,
+        geometry,
+        num_audio_parameters=1000,
+        num_steps=num_steps,
+        max_streams=max_streams,
+        whole_sound_s=300,
+        dtype=dtype,
     )
 
 
@@ -36,6 +42,7 @@ def test_the_published_model_needs_what_its_shapes_say() -> None:
     assert parts["keys and values"] == 4 * (SINK_TOKENS + RING_TOKENS) * per_token + 1056 * per_token // 2
     assert parts["prompts"] == 3 * 40 * 2 * 512 * 5120 * 2
     assert parts["audio encoder"] == 2000
+    assert parts["sounds"] == 300 * 25 * 25 * 1024 * 2
 
 
 def test_steps_streams_and_precision_count() -> None:

@@ -294,3 +294,33 @@ def test_a_loop_whose_server_is_gone_closes_its_streams_and_says_so(bench: Bench
     with pytest.raises(ParentLost):
         bench.run(FakeModel(stream))
     assert stream.calls[-1] == "close"
+
+
+class Listener(FakeModelStream):
+    """Can hear a sound as a whole."""
+
+    def hear_whole(self, sound: np.ndarray) -> None:
+        if len(sound) == 3:
+            raise ValueError("too short")
+        self.calls.append(("whole", sound.tolist()))
+
+
+def test_a_whole_sound_is_heard_before_the_first_window(bench: Bench) -> None:
+    stream = Listener()
+    sound = np.arange(5, dtype=np.int16).tobytes()
+    bench.say(
+        open_stream(has_portrait=True, payload=bytes(range(24)) + sound, num_sound_bytes=len(sound)),
+        windows(0, 1),
+        m.Shutdown(),
+    )
+    model = FakeModel(stream)
+    said = bench.run(model)
+    assert isinstance(said[0], m.StreamOpened)
+    assert stream.calls[0] == ("whole", [0, 1, 2, 3, 4])
+
+
+def test_a_whole_sound_that_fails_ends_its_stream_alone(bench: Bench) -> None:
+    bench.say(open_stream(payload=bytes(6), num_sound_bytes=6), m.Shutdown())
+    said = bench.run(FakeModel(Listener()))
+    assert [type(message) for message in said] == [m.StreamFailed]
+    assert said[0].text == "too short"  # type: ignore[attr-defined]
