@@ -76,6 +76,16 @@ class LargeConfig(BaseModel):
     """Width of every frame."""
     prompt: str = "A person looks into the camera and talks, calm and friendly, with natural expressions."
     """Text prompt of a stream that is opened without one of its own."""
+    flavour: Literal["timestep", "single"] = "timestep"
+    """Which of the published pipelines is followed where they differ: that with one step per device, which begins with
+    the portrait as a first frame and later takes its own first picture for it, or that of a single device, which begins
+    with a moment of a still video and stays with it."""
+    pose_video: AbsolutePath | None = None
+    """Film whose movement every stream follows, from its beginning; null: none."""
+    pose_loops: bool = False
+    """Whether that film begins again when it ends; otherwise the pose is black from then on, as in training."""
+    pose_is_exact: bool = False
+    """Whether that film is fitted to the frame as the published code does it, with black edges."""
     left_context_ms: int = LiveContext().left_ms
     """Sound before a window that its features take in: it costs computing time."""
     right_context_ms: int = LiveContext().right_ms

@@ -182,6 +182,7 @@ def render(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per block.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie.")] = 0,
     prompt: Annotated[str | None, typer.Option(help="Text prompt, for engines that know one.")] = None,
+    pose: Annotated[Path | None, typer.Option(help="Film whose movement is followed (large engine).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     engine: EngineOption = None,
     weights: WeightsOption = None,
@@ -199,8 +200,14 @@ def render(
             overrides.append(f"engine.num_steps={steps}")
         # A movie that fails is started again by whoever wants it; and it may take its time.
         overrides += ["engine.max_restarts=0", "engine.keeps_pace=false"]
+        if pose is not None:
+            overrides.append(f"engine.large.pose_video={json.dumps(str(pose.absolute()))}")
+        if fit is FitName.EXACT:
+            overrides.append("engine.large.pose_is_exact=true")
         settings = _load(config, overrides)
         name = settings.engine.name
+        if pose is not None and name != "large":
+            raise ConfigError("--pose", str(pose), "only the large engine follows a film")
         job = RenderJob(
             image=image,
             audio=audio,
@@ -209,6 +216,7 @@ def render(
             fit=fit.value if fit is not None else "cover" if name == "large" else "face",
             seed=seed,
             prompt=prompt,
+            pose=pose,
             is_overwriting=force,
         )
         prepared = prepare(job)

@@ -24,7 +24,7 @@ from pipeline.api import Engine, EngineInfo, Stream, StreamRequest
 from pipeline.config import LargeConfig
 from pipeline.errors import ConfigError, WorkerError
 from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, cover_size, exact_size, place_exact
-from pipeline.media import AudioFile, EngineResampler, MovieWriter, decode_audio
+from pipeline.media import AudioFile, EngineResampler, MovieWriter, VideoFile, decode_audio
 from pipeline.portrait import Crop, PortraitSource, load_portrait
 
 __all__ = [
@@ -71,6 +71,8 @@ class RenderJob:
     """Seed of the noise and of the motion."""
     prompt: str | None = None
     """Text prompt, for engines that know one."""
+    pose: Path | None = None
+    """Film whose movement is followed, for the engine that can; `prepare` looks whether it can be used."""
     is_overwriting: bool = False
     """Whether an existing output is replaced."""
 
@@ -140,9 +142,11 @@ def prepare(job: RenderJob) -> Prepared:
 
     Raises:
         ConfigError: The output cannot be written there.
-        MediaError: Image or sound cannot be used.
+        MediaError: Image, sound or pose cannot be used.
     """
     _check_output(job)
+    if job.pose is not None:
+        VideoFile(job.pose).close()
     default = _default_portrait(job.image)
     source = load_portrait(Path(job.image) if default is None else default)
     return Prepared(job=job, source=source, is_default=default is not None, sound=AudioFile(job.audio))

@@ -28,8 +28,9 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import BLOCKS_PER_CLIP, FRAMES_PER_BLOCK, LATENT_FRAMES_PER_BLOCK, WINDOW_S, WINDOW_SAMPLES
 from pipeline.models.attention import KeysValues
 from pipeline.models.colour import to_i420
+from pipeline.models.pose import PoseStream
 from pipeline.models.sampler import Noise, sample_block
-from pipeline.models.wan_vae import StillPortrait
+from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillPortrait
 from pipeline.schedule import make_schedule
 from pipeline.worker.large_memory import (
     NUM_KEPT_PORTRAITS,
@@ -76,7 +77,7 @@ class LargeModel:
         self.dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
         self.num_steps = config.num_steps or DEFAULT_STEPS
         self.schedule = make_schedule(self.num_steps)
-        self._config = config
+        self.config = config.large
         self._source = source or make_source(config)
         self.geometry = large_geometry(
             self._source.sizes, height_px=config.large.height_px, width_px=config.large.width_px
@@ -88,6 +89,7 @@ class LargeModel:
             num_steps=self.num_steps,
             max_streams=config.max_streams,
             whole_sound_s=config.large.whole_sound_s,
+            has_pose=config.large.pose_video is not None,
             dtype=self.dtype,
         )
         require_memory(self.memory, self.device, config.large.memory_gb)
@@ -126,9 +128,14 @@ class LargeModel:
         return self.features.right_context_samples
 
     @property
+    def refreshes_reference(self) -> bool:
+        """Whether the first latent frame of a video takes the portrait's place after its first clip."""
+        return self.config.flavour == "timestep"
+
+    @property
     def longest_whole_s(self) -> float:
         """Longest sound that a stream hears as a whole."""
-        return self._config.large.whole_sound_s
+        return self.config.whole_sound_s
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -149,7 +156,7 @@ class LargeModel:
         place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
         notes = [f"{self.num_steps} steps in {precision} on {place}"]
-        if self._config.large.random_weights:
+        if self.config.random_weights:
             notes.append("the weights are random: the pictures mean nothing")
         if warm.window_s > WINDOW_S:
             pace = f"longer than the {1000 * WINDOW_S:.0f} ms it lasts"
@@ -174,7 +181,7 @@ class LargeModel:
         Raises:
             ConfigError: The portrait is missing or has another size.
         """
-        return LargeStream(self, portrait, params.prompt or prompt or self._config.large.prompt, seed)
+        return LargeStream(self, portrait, params.prompt or prompt or self.config.prompt, seed)
 
     def text(self, prompt: str) -> Sequence[KeysValues]:
         """Give the keys and values of a prompt; one that was not used lately is encoded first, which takes seconds.
@@ -212,7 +219,8 @@ class LargeModel:
             raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
         image = torch.from_numpy(portrait.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         key = hashlib.sha256(portrait.tobytes()).digest()
-        return self._stills.get(key, lambda: self.vae.encode_portrait(image))
+        flavour = TIMESTEP_FLAVOUR if self.refreshes_reference else SINGLE_FLAVOUR
+        return self._stills.get(key, lambda: self.vae.encode_portrait(image, flavour))
 
     def _timed(self, part: str, load: Callable[[], Value]) -> Value:
         started = time.monotonic()
@@ -267,6 +275,7 @@ class LargeStream:
         self._audio = model.features.stream()
         self._whole_SAT: Tensor | None = None
         self.set_portrait(portrait)
+        self._pose = _open_pose(model)
 
     @property
     def num_bytes(self) -> dict[str, int]:
@@ -317,6 +326,8 @@ class LargeStream:
 
     def close(self) -> None:
         """Free the stream's memory."""
+        if self._pose is not None:
+            self._pose.close()
         del self._cache, self._decoder_state, self._text, self._motion_BCThw
 
     @torch.inference_mode()
@@ -336,7 +347,10 @@ class LargeStream:
         self._refresh_reference()  # a window that was given up did not come to it
         columns_SAT = self._hear(pcm, marks.window)
         conditioning = dit.condition(
-            dit.encode_audio(columns_SAT[None]), model.modulation, LATENT_FRAMES_PER_BLOCK * self._block
+            dit.encode_audio(columns_SAT[None]),
+            model.modulation,
+            LATENT_FRAMES_PER_BLOCK * self._block,
+            pose_BCTHW=None if self._pose is None else self._pose.next_block(),
         )
         stages.features_done()
         latents_BCThw = sample_block(
@@ -348,7 +362,7 @@ class LargeStream:
             max_steps=min(max_steps, model.num_steps),
             on_step=stages.step_done,
         )
-        if self._block == 0:
+        if self._block == 0 and model.refreshes_reference:
             self._fresh_reference_BChw = latents_BCThw[:, :, 0].clone()
         self._block += 1
         for t in range(LATENT_FRAMES_PER_BLOCK):
@@ -374,6 +388,21 @@ class LargeStream:
     def _fill_sink(self, reference_BChw: Tensor) -> None:
         self._reference_BChw = reference_BChw
         self._model.dit.prefill(reference_BChw, self._cache, motion_BCTHW=self._motion_BCThw, text=self._text)
+
+
+def _open_pose(model: LargeModel) -> PoseStream | None:
+    """Begin with the pose, if there is one."""
+    config = model.config
+    if config.pose_video is None:
+        return None
+    return PoseStream(
+        model.vae,
+        config.pose_video,
+        height_px=model.height_px,
+        width_px=model.width_px,
+        is_exact=config.pose_is_exact,
+        loops=config.pose_loops,
+    )
 
 
 class _Kept(Generic[Key, Value]):

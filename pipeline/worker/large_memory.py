@@ -68,6 +68,7 @@ def plan_memory(
     num_steps: int,
     max_streams: int,
     whole_sound_s: float,
+    has_pose: bool,
     dtype: torch.dtype,
 ) -> dict[str, int]:
     """Add up what the engine needs when all its places are taken. The text encoder comes and goes and is not in it.
@@ -79,13 +80,15 @@ def plan_memory(
         num_steps: Denoising steps per block.
         max_streams: Streams at once.
         whole_sound_s: Longest sound that a stream hears as a whole.
+        has_pose: Whether streams follow a film.
         dtype: What the networks compute in.
 
     Returns:
-        Bytes by part. All are exact but `work`, which is an estimate.
+        Bytes by part. All are exact but `poses` and `work`, which are estimates.
     """
     dit = sizes.dit
     column_bytes = dit.num_audio_layers * dit.audio_dim * dtype.itemsize
+    state_bytes = _state_bytes(sizes, geometry, dtype)
     text_bytes = 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
     return {
         "transformer": _num_parameters(dit_shapes(dit)) * dtype.itemsize,
@@ -93,7 +96,9 @@ def plan_memory(
         "audio encoder": num_audio_parameters * dtype.itemsize,
         "prompts": (max_streams + NUM_KEPT_PROMPTS) * text_bytes,
         "keys and values": max_streams * _cache_bytes(sizes, geometry, num_steps, dtype),
-        "decoder states": (max_streams + NUM_KEPT_PORTRAITS) * _state_bytes(sizes, geometry, dtype),
+        "decoder states": (max_streams + NUM_KEPT_PORTRAITS) * state_bytes,
+        # The encoder has fewer layers than the decoder.
+        "poses": max_streams * state_bytes if has_pose else 0,
         "sounds": max_streams * int(whole_sound_s * FPS) * column_bytes,
         "work": _work_bytes(sizes, geometry, dtype),
     }
@@ -116,7 +121,7 @@ def require_memory(parts: Mapping[str, int], device: torch.device, limit_gb: flo
     if needed <= usable:
         return
     there = "are free" if usable == free else "may be used (engine.large.memory_gb)"
-    listed = ", ".join(f"{name} {num_bytes / _GB:.2f}" for name, num_bytes in parts.items())
+    listed = ", ".join(f"{name} {num_bytes / _GB:.2f}" for name, num_bytes in parts.items() if num_bytes)
     rule = f"{usable / _GB:.2f} GB {there} there and {needed / _GB:.2f} GB are needed: {listed}"
     raise ConfigError("engine.large.device", str(device), rule)
 

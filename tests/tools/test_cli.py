@@ -89,6 +89,7 @@ def test_render_makes_a_movie_and_says_so(tmp_path: Path, image: Path, audio: Pa
         ({"--size": "big"}, r"--size is 'big', but it has to look like 256x384"),
         ({"--steps": "99"}, r"engine.num_steps is 99, but"),
         ({"--prompt": "smile"}, r"prompt is 'smile', but"),
+        ({"--pose": "dance.mp4"}, r"--pose is 'dance.mp4', but only the large engine follows a film"),
         ({"--set": "engine.colour=red"}, r"engine.colour is 'red', but there is no such setting"),
         ({"--config": "nowhere.yaml"}, r"nowhere.yaml"),
         ({"--output": "/nowhere/o.mp4"}, r"--output is '/nowhere/o.mp4', but there is no folder /nowhere"),
@@ -216,6 +217,7 @@ def test_random_weights_are_announced_in_red_and_too_little_memory_with_its_sum(
     [
         ([], "engine.weights_dir is None, but the large engine takes either it or large.random_weights"),
         (["--weights", "w", "--size", "720x400"], "engine.large.height_px is 400, but .* multiple of 64"),
+        (["--weights", "w", "--pose", "README.md"], "video file .*README.md is not a media file"),
         (["--weights", "w", "--steps", "9"], "engine.num_steps is 9, but .* less than or equal to 8"),
         (["--weights", "w", "--steps", "2"], "engine.num_steps is 2, but .* greater than or equal to 3"),
     ],

@@ -20,11 +20,13 @@ from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
 from pipeline.models.colour import to_i420
 from pipeline.models.dit import DiT
+from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillFlavour
 from pipeline.weights.sizes import Sizes
 from pipeline.worker.large import LargeModel, LargeStream
 from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks
 from pipeline.worker.model import StageMarks
 from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
+from tests.fakes.film import write_film
 from tests.fakes.wav2vec import tiny_config
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(180)]
@@ -106,18 +108,20 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
-def published_loop(model: LargeModel, columns: list[Tensor], seed: int) -> Iterator[Tensor]:
+def published_loop(
+    model: LargeModel, columns: list[Tensor], seed: int, *, flavour: StillFlavour = TIMESTEP_FLAVOUR
+) -> Iterator[Tensor]:
     """Latents of each block, as the published pipeline's main loop reads; the networks and the ring are the model's."""
     dit: DiT = model.dit
     image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
-    still = model.vae.encode_portrait(image)
-    reference, motion, text = still.motion_BCThw[:, :, 0], still.motion_BCThw, model.text("talk")
+    still = model.vae.encode_portrait(image, flavour)
+    reference, motion, text = still.reference_BCThw[:, :, 0], still.motion_BCThw, model.text("talk")
     cache = dit.new_cache(latent_height=8, latent_width=16, num_steps=4)
     dit.prefill(reference, cache, motion_BCTHW=motion, text=text)
     first_BChw = None
     for clip in range(-(-len(columns) // 4)):
         noise = torch.randn((16, 12, 8, 16), dtype=torch.bfloat16, generator=torch.Generator().manual_seed(seed + clip))
-        if clip == 1:
+        if clip == 1 and flavour is TIMESTEP_FLAVOUR:
             assert first_BChw is not None
             dit.prefill(first_BChw, cache, motion_BCTHW=motion, text=text)
         for block in range(min(4, len(columns) - 4 * clip)):
@@ -144,6 +148,35 @@ def test_frames_are_those_of_the_published_loop(model: LargeModel) -> None:
         made = make(stream, pcm)
         assert made.std() > 10
         assert difference(made, frames) < 0.02
+
+
+def test_the_flavour_of_a_single_device_begins_otherwise_and_keeps_its_reference(folder: Path) -> None:
+    model = LargeModel(config_of(folder, flavour="single"))
+    stream, hearing = open_stream(model), model.features.stream()
+    with torch.inference_mode():
+        columns = [hearing.push(pcm) for pcm in windows(model)]
+        image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        state = model.vae.encode_portrait(image, SINGLE_FLAVOUR).warm_state
+        latents = published_loop(model, columns, seed=0, flavour=SINGLE_FLAVOUR)
+        expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in latents]
+    for pcm, frames in zip(windows(model), expected, strict=True):
+        assert difference(make(stream, pcm), frames) < 0.02
+
+
+def test_a_film_gives_every_stream_its_pose_from_the_beginning(folder: Path, tmp_path: Path) -> None:
+    """Without a film the pose is none, which is another thing than a black one."""
+    grey, white = (write_film(tmp_path / f"{value}.mp4", [value] * 24) for value in (40, 250))
+    first = {}
+    for name, film in {"grey": grey, "white": white, "none": None}.items():
+        model = LargeModel(config_of(folder, pose_video=film))
+        one, same = open_stream(model), open_stream(model)
+        first[name] = make(one, windows(model)[0])
+        np.testing.assert_array_equal(make(same, windows(model)[0]), first[name])
+        assert make(one, windows(model)[1]).shape == (12, HEIGHT * 3 // 2, WIDTH)
+        one.close()
+        same.close()
+    assert difference(first["grey"], first["white"]) > 0.05
+    assert difference(first["grey"], first["none"]) > 0.05
 
 
 def test_a_sound_that_is_known_is_heard_as_the_published_code_hears_it(model: LargeModel) -> None:

@@ -21,7 +21,9 @@ SINK_TOKENS, RING_TOKENS = 2640, 12 * 1056
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 4000 kB\n"
 
 
-def plan(*, num_steps: int = 4, max_streams: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, int]:
+def plan(
+    *, num_steps: int = 4, max_streams: int = 1, has_pose: bool = False, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, int]:
     geometry = large_geometry(SIZES, height_px=384, width_px=704)
     return plan_memory(
         SIZES,
@@ -30,6 +32,7 @@ def plan(*, num_steps: int = 4, max_streams: int = 1, dtype: torch.dtype = torch
         num_steps=num_steps,
         max_streams=max_streams,
         whole_sound_s=300,
+        has_pose=has_pose,
         dtype=dtype,
     )
 
@@ -50,6 +53,8 @@ def test_steps_streams_and_precision_count() -> None:
     assert plan(num_steps=8)["keys and values"] > 1.9 * one["keys and values"]
     assert plan(max_streams=3)["keys and values"] == 3 * one["keys and values"]
     assert plan(max_streams=3)["decoder states"] == 5 * one["decoder states"] // 3
+    assert plan(max_streams=3, has_pose=True)["poses"] == one["decoder states"]
+    assert one["poses"] == 0
     assert plan(dtype=torch.float32) == {
         name: pytest.approx(2 * num_bytes, rel=0.6 if name == "work" else 0) for name, num_bytes in one.items()
     }
