@@ -74,6 +74,8 @@ class LargeModel:
         torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
         self.device = _find_device(config.large.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
         self.num_steps = config.num_steps or DEFAULT_STEPS
         self.schedule = make_schedule(self.num_steps)

@@ -46,7 +46,7 @@ class StageClock:
 
     Args:
         marks: Where the stages are noted.
-        new_event: From `make_event`. The device has to be idle now.
+        new_event: From `make_event`. What the device still has to do is waited for.
     """
 
     def __init__(self, marks: StageMarks, new_event: Callable[[], DeviceEvent] | None) -> None:
@@ -54,9 +54,10 @@ class StageClock:
         self._new_event = new_event
         self._passed: list[tuple[DeviceEvent, Callable[[float], None]]] = []
         if new_event is not None:
-            self._started_s = marks.now_s()
             self._start = new_event()
             self._start.record()
+            self._start.synchronize()
+            self._started_s = marks.now_s()
 
     def features_done(self) -> None:
         """The audio features will be ready here."""

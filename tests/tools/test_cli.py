@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -210,6 +211,17 @@ def test_random_weights_are_announced_in_red_and_too_little_memory_with_its_sum(
     assert "random weights: this engine has learnt nothing" in red
     assert "60.00 GB may be used" in refusal or "are free" in refusal
     assert "93.30 GB are needed: transformer 32.59" in refusal
+
+
+def test_the_large_engine_is_measured_as_json(weights: Path) -> None:
+    settings = ("device=cpu", "height_px=64", "width_px=64", "cache_dir=null")
+    changes = [part for setting in settings for part in ("--set", f"engine.large.{setting}")]
+    result = visavis("bench", "large", "--weights", weights, "--windows", "10", "--json", *changes)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["width_px"], report["device"], report["has_random_weights"]) == (64, "cpu", False)
+    assert len(report["relative_errors"]) == 3
+    assert_one_line(visavis("bench", "large"), 2, "engine.weights_dir is None, but the large engine takes either")
 
 
 @pytest.mark.parametrize(

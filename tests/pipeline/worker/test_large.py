@@ -397,6 +397,27 @@ def test_float32_on_request_is_near_bfloat16(folder: Path, model: LargeModel) ->
     assert make(open_stream(exact), windows(exact)[0]).std() > 10
 
 
+@pytest.mark.gpu
+def test_a_gpu_makes_frames_and_tells_when_its_stages_ended(folder: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    model = LargeModel(config_of(folder, device="cuda"))
+    model.warm_up()
+    used = []
+    stream = open_stream(model)
+    for pcm in windows(model):
+        marks = StageMarks(window=0)
+        started_s = marks.now_s()
+        frames = np.concatenate(list(stream.generate(pcm, marks, 4)))
+        assert frames.std() > 10
+        ends = [started_s, marks.features_s, *marks.steps_s, marks.decoded_s, marks.now_s() + 0.001]
+        assert ends == sorted(ends)  # type: ignore[type-var]
+        used.append(torch.cuda.memory_allocated())
+    assert used[-1] <= used[0] + 2**20
+    again = open_stream(model)
+    np.testing.assert_array_equal(make(again, windows(model)[0]), make(open_stream(model), windows(model)[0]))
+
+
 async def taken(engine: WorkerEngine, request: StreamRequest, num_windows: int) -> list[FrameBatch]:
     """All batches of a stream that hears the sound, and is told of a prompt and a portrait after its first window."""
     stream = await engine.open(request)

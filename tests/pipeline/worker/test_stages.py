@@ -58,7 +58,7 @@ def test_on_a_gpu_the_stages_are_read_when_the_window_is_done() -> None:
     stages.features_done()
     stages.step_done()
     stages.step_done()
-    assert (marks.features_s, marks.steps_s, device.num_waits) == (None, [], 0)
+    assert (marks.features_s, marks.steps_s, device.num_waits) == (None, [], 1)
     stages.decode_done()
     assert marks.features_s == pytest.approx(100.01)
     assert marks.steps_s == pytest.approx([100.02, 100.03])
