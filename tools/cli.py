@@ -304,13 +304,15 @@ def bench_live(
     seconds: Annotated[float, typer.Option(min=2, help="Length of the session.")] = 120.0,
     audio: Annotated[Path | None, typer.Option(help="What is said; the shipped sample when left out.")] = None,
     engine: EngineOption = None,
+    weights: WeightsOption = None,
+    random_weights: RandomWeightsOption = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Latency and losses of a live session with a server of its own."""
     with _reported(context):
-        overrides = _assignments(assignments, engine__name=engine)
+        overrides = _assignments(assignments, engine__name=engine) + _weights(weights, random_weights)
         _load(config, overrides)
         from tools.bench.live import run, show
 
