@@ -58,6 +58,8 @@ class EngineInfo:
     """Sentences for people: precision chosen, picture made smaller, limits of the model."""
     longest_whole_s: float = 0.0
     """Longest sound that a stream can be given as a whole, in seconds; 0: the engine hears live only."""
+    px_per_token: int = 0
+    """Side of the squares of the picture that listen to one of several voices; 0: there is one voice only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +90,10 @@ class StreamRequest:
     """Whether the sound arrives in real time. A live stream that falls behind loses steps, then windows, so that its
     delay never grows; a stream that is not live (a file) gets every window in full."""
     sound: NDArray[np.int16] | None = None
-    """The whole sound, 16 kHz mono, for engines that can hear ahead. The same samples are pushed all the same, from 0
-    on; after an interrupt the stream hears live."""
+    """The whole sound, 16 kHz mono, for engines that can hear ahead: (num_samples,), or (num_voices, num_samples). It
+    is pushed all the same, its voices mixed, from 0 on; after an interrupt the stream hears live."""
+    masks: NDArray[np.bool_] | None = None
+    """Which squares of the picture listen to which of several voices, (num_voices, rows, columns)."""
 
 
 @dataclass(slots=True, kw_only=True)

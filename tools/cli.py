@@ -170,7 +170,7 @@ def serve(
 def render(
     context: typer.Context,
     image: Annotated[str, typer.Option(help="Portrait: an image file, or the name of a default portrait.")],
-    audio: Annotated[Path, typer.Option(help="Sound: any file that contains some.")],
+    audio: Annotated[list[Path], typer.Option(help="Sound: any file that contains some. One per speaker.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 to write.")],
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size that the movie has to have, in pixels.")] = None,
     fit: Annotated[
@@ -183,6 +183,13 @@ def render(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie.")] = 0,
     prompt: Annotated[str | None, typer.Option(help="Text prompt, for engines that know one.")] = None,
     pose: Annotated[Path | None, typer.Option(help="Film whose movement is followed (large engine).")] = None,
+    speaker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOX|FILE",
+            help="Where each of several speakers is: left,upper,right,lower (pixels, or parts of 1), or a mask.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     engine: EngineOption = None,
     weights: WeightsOption = None,
@@ -210,7 +217,9 @@ def render(
             raise ConfigError("--pose", str(pose), "only the large engine follows a film")
         job = RenderJob(
             image=image,
-            audio=audio,
+            audio=audio[0],
+            more_audio=tuple(audio[1:]),
+            regions=tuple(speaker or ()),
             output=output,
             size=None if size is None else parse_size(size),
             fit=fit.value if fit is not None else "cover" if name == "large" else "face",

@@ -7,6 +7,7 @@ hour needs no more memory than a minute. Frame `i` shows the sound of `[i/25, (i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from pipeline.errors import ConfigError, WorkerError
 from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, cover_size, exact_size, place_exact
 from pipeline.media import AudioFile, EngineResampler, MovieWriter, VideoFile, decode_audio
 from pipeline.portrait import Crop, PortraitSource, load_portrait
+from pipeline.speakers import shown_part, to_tokens
+from tools.voices import MixedSound, Voices, load_voices
 
 __all__ = [
     "PORTRAITS_DIR",
@@ -59,7 +62,11 @@ class RenderJob:
     image: str
     """Path of an image, or id of a default portrait."""
     audio: Path
-    """File with the sound."""
+    """File with the sound; of the first speaker, if there are several."""
+    more_audio: tuple[Path, ...] = ()
+    """Sounds of the other speakers."""
+    regions: tuple[str, ...] = ()
+    """Where each of several speakers is: a box or the path of a mask."""
     output: Path
     """The .mp4 to write."""
     size: tuple[int, int] | None = None
@@ -87,8 +94,10 @@ class Prepared:
     """The portrait."""
     is_default: bool
     """Whether the portrait is one of ours, which is already cut."""
-    sound: AudioFile
+    sound: AudioFile | MixedSound
     """The sound; `render` closes it."""
+    voices: Voices | None
+    """Of several speakers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +158,11 @@ def prepare(job: RenderJob) -> Prepared:
         VideoFile(job.pose).close()
     default = _default_portrait(job.image)
     source = load_portrait(Path(job.image) if default is None else default)
-    return Prepared(job=job, source=source, is_default=default is not None, sound=AudioFile(job.audio))
+    voices = None
+    if job.more_audio or job.regions:
+        voices = load_voices((job.audio, *job.more_audio), job.regions, source)
+    sound = AudioFile(job.audio) if voices is None else MixedSound(voices)
+    return Prepared(job=job, source=source, is_default=default is not None, sound=sound, voices=voices)
 
 
 def large_frame(prepared: Prepared, config: LargeConfig) -> tuple[int, int]:
@@ -200,9 +213,7 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
         _check_size(job, info)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "portrait") as cutter:
-            portrait, is_face_found = await loop.run_in_executor(cutter, _cut, prepared, info)
-            whole = await loop.run_in_executor(cutter, _whole_sound, job.audio, info.longest_whole_s)
-        request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False, sound=whole)
+            request, is_face_found = await loop.run_in_executor(cutter, _request, prepared, info)
         stream = await engine.open(request)
         writer = MovieWriter(
             job.output,
@@ -239,7 +250,7 @@ class _Run:
         self._expected: int | None = None
         self._num_frames: int | None = None
 
-    async def run(self, sound: AudioFile) -> None:
+    async def run(self, sound: AudioFile | MixedSound) -> None:
         """Run to the end of the sound."""
         if sound.duration_s is not None:
             self._expected = round(sound.duration_s * FPS)
@@ -250,7 +261,7 @@ class _Run:
         except* Exception as failures:
             raise _first(failures) from failures
 
-    async def _feed(self, sound: AudioFile) -> None:
+    async def _feed(self, sound: AudioFile | MixedSound) -> None:
         """Push the sound as fast as the engine takes it, and write the original beside the pictures."""
         loop = asyncio.get_running_loop()
         resampler, frames = EngineResampler(), sound.frames()
@@ -346,15 +357,36 @@ def _check_size(job: RenderJob, info: EngineInfo) -> None:
         raise ConfigError("--size", f"{width_px}x{height_px}", rule)
 
 
-def _cut(prepared: Prepared, info: EngineInfo) -> tuple[NDArray[np.uint8], bool]:
-    """Cut the portrait to the engine's frame; returns it and whether a face was found or not needed."""
+def _request(prepared: Prepared, info: EngineInfo) -> tuple[StreamRequest, bool]:
+    """Make all that a stream is opened with; returns it and whether a face was found or not needed."""
+    job, voices = prepared.job, prepared.voices
+    portrait, shown, is_face_found = _cut(prepared, info)
+    request = StreamRequest(portrait=portrait, prompt=job.prompt, seed=job.seed, live=False)
+    if voices is None:
+        sound = _whole_sound(job.audio, info.longest_whole_s)
+        return dataclasses.replace(request, sound=sound), is_face_found
+    if not info.px_per_token:
+        raise ConfigError("number of sounds", len(voices.sounds_VN), f"the engine {info.name} hears one speaker only")
+    masks = to_tokens(
+        voices.masks_VHW,
+        shown,
+        token_rows=info.height_px // info.px_per_token,
+        token_columns=info.width_px // info.px_per_token,
+    )
+    return dataclasses.replace(request, sound=voices.sounds_VN, masks=masks), is_face_found
+
+
+def _cut(prepared: Prepared, info: EngineInfo) -> tuple[NDArray[np.uint8], Crop, bool]:
+    """Cut the portrait to the engine's frame; returns it, the part shown, and whether a face was found or needless."""
     source, fit = prepared.source, prepared.job.fit
     if fit == "exact":
         size = {"height_px": info.height_px, "width_px": info.width_px}
-        return source.place(place_exact(source.height_px, source.width_px, **size)), True
+        placement = place_exact(source.height_px, source.width_px, **size)
+        shown = shown_part(placement, height_px=source.height_px, width_px=source.width_px)
+        return source.place(placement), shown, True
     whole = Crop(x_px=0, y_px=0, width_px=source.width_px, height_px=source.height_px)
     if prepared.is_default and source.width_px * info.height_px == source.height_px * info.width_px:
-        return source.cut(whole, height_px=info.height_px, width_px=info.width_px), True
+        return source.cut(whole, height_px=info.height_px, width_px=info.width_px), whole, True
     choose = source.widest_crop if fit == "cover" else source.suggest_crop
     crop, is_face_found = choose(info.width_px / info.height_px)
-    return source.cut(crop, height_px=info.height_px, width_px=info.width_px), is_face_found
+    return source.cut(crop, height_px=info.height_px, width_px=info.width_px), crop, is_face_found

@@ -158,6 +158,7 @@ class WorkerEngine:
         opened = live.opening[number] = asyncio.get_running_loop().create_future()
         portrait = b"" if request.portrait is None else request.portrait.tobytes()
         sound = b"" if request.sound is None else request.sound.astype(np.int16, copy=False).tobytes()
+        masks = b"" if request.masks is None else request.masks.astype(np.bool_, copy=False).tobytes()
         live.worker.send(
             m.OpenStream(
                 stream=number,
@@ -168,7 +169,9 @@ class WorkerEngine:
                 params=request.params,
                 live=request.live,
                 num_sound_bytes=len(sound),
-                payload=portrait + sound,
+                num_voices=1 if request.masks is None else len(request.masks),
+                num_mask_bytes=len(masks),
+                payload=portrait + sound + masks,
             )
         )
         try:
@@ -345,15 +348,25 @@ def _check_request(request: StreamRequest, info: EngineInfo) -> None:
     check_prompt(request.prompt, info)
     check_prompt(request.params.prompt, info)
     if request.sound is not None:
-        _check_sound(request.sound, info)
+        _check_sound(request.sound, request.masks, info)
     if request.portrait is not None:
         check_portrait(request.portrait, info)
     elif info.accepts_portrait:
         raise ConfigError("portrait", None, f"the engine {info.name} needs one")
 
 
-def _check_sound(sound: NDArray[np.int16], info: EngineInfo) -> None:
-    duration_s = len(sound) / SAMPLE_RATE_HZ
+def _check_sound(sound: NDArray[np.int16], masks: NDArray[np.bool_] | None, info: EngineInfo) -> None:
+    duration_s = sound.shape[-1] / SAMPLE_RATE_HZ
     if duration_s > info.longest_whole_s:
         limit = f"at most {info.longest_whole_s:g} s" if info.longest_whole_s else "no sound"
         raise ConfigError("sound", f"{duration_s:.1f} s", f"the engine {info.name} takes {limit} as a whole")
+    if sound.ndim == 1 and masks is None:
+        return
+    if not info.px_per_token:
+        raise ConfigError("number of voices", len(sound), f"the engine {info.name} hears one")
+    tokens = (info.height_px // info.px_per_token, info.width_px // info.px_per_token)
+    given = None if masks is None else masks.shape
+    if given != (len(sound), *tokens) or sound.ndim != 2:
+        raise ConfigError(
+            "shape of masks", given, f"for sounds of shape {sound.shape} it has to be (voices, *{tokens})"
+        )

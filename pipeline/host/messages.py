@@ -105,9 +105,13 @@ class OpenStream(Message):
     live: bool
     """As in StreamRequest."""
     num_sound_bytes: int = 0
-    """How much of the payload's end is the whole sound: int16 samples, 16 kHz mono, of the machine's byte order."""
+    """How much of the payload is the whole sound: int16 samples, 16 kHz mono, of the machine's byte order."""
+    num_voices: int = 1
+    """Voices in the sound, one after the other."""
+    num_mask_bytes: int = 0
+    """How much of the payload is masks: with two voices or more, a byte per voice and token, 1 or 0."""
     payload: bytes = b""
-    """Portrait: uint8 RGB in the engine's frame size; then the sound."""
+    """Portrait: uint8 RGB in the engine's frame size; then the sound; then the masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

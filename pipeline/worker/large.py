@@ -140,6 +140,11 @@ class LargeModel:
         return self.config.whole_sound_s
 
     @property
+    def px_per_token(self) -> int:
+        """Side of a token, in pixels."""
+        return self.height_px // self.geometry.token_rows
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was chosen, in sentences."""
         return self._notes
@@ -275,7 +280,8 @@ class LargeStream:
         )
         self._noise = Noise(geometry, seed=seed, device=model.device, dtype=model.dtype)
         self._audio = model.features.stream()
-        self._whole_SAT: Tensor | None = None
+        self._whole_VSAT: Tensor | None = None
+        self._masks_VN: Tensor | None = None
         self.set_portrait(portrait)
         self._pose = _open_pose(model)
 
@@ -310,20 +316,23 @@ class LargeStream:
             self._fill_sink(self._reference_BChw)
 
     @torch.inference_mode()
-    def hear_whole(self, sound: NDArray[np.int16]) -> None:
+    def hear_whole(self, sounds: NDArray[np.int16], masks: NDArray[np.bool_] | None) -> None:
         """Take the sound of all windows to come, and make its features as the published code does, all at once.
 
         Args:
-            sound: 16 kHz mono, (num_samples,).
+            sounds: 16 kHz mono, (num_voices, num_samples).
+            masks: Which tokens listen to which voice, (num_voices, num_tokens); None: there is one voice.
         """
-        columns_SAT = self._model.features.from_file(sound).to(self._model.dtype)
+        model = self._model
+        columns_VSAT = torch.stack([model.features.from_file(sound).to(model.dtype) for sound in sounds])
         # The published code's last clip ends before the sound where less than a state is left over.
-        num_missing = -(-len(sound) // WINDOW_SAMPLES) * FRAMES_PER_BLOCK - columns_SAT.shape[2]
-        self._whole_SAT = F.pad(columns_SAT, (0, max(0, num_missing)))
+        num_missing = -(-sounds.shape[1] // WINDOW_SAMPLES) * FRAMES_PER_BLOCK - columns_VSAT.shape[3]
+        self._whole_VSAT = F.pad(columns_VSAT, (0, max(0, num_missing)))
+        self._masks_VN = None if masks is None else torch.from_numpy(masks.copy()).to(model.device)
 
     def interrupt(self) -> None:
         """Forget the sound so far: what follows is not its continuation."""
-        self._whole_SAT = None
+        self._whole_VSAT = self._masks_VN = None
         self._audio = self._model.features.stream()
 
     def close(self) -> None:
@@ -347,12 +356,13 @@ class LargeStream:
         model, dit = self._model, self._model.dit
         stages = StageClock(marks, make_event(model.device))
         self._refresh_reference()  # a window that was given up did not come to it
-        columns_SAT = self._hear(pcm, marks.window)
+        columns_VSAT = self._hear(pcm, marks.window)
         conditioning = dit.condition(
-            dit.encode_audio(columns_SAT[None]),
+            dit.encode_audio(columns_VSAT),
             model.modulation,
             LATENT_FRAMES_PER_BLOCK * self._block,
             pose_BCTHW=None if self._pose is None else self._pose.next_block(),
+            masks_VN=self._masks_VN,
         )
         stages.features_done()
         latents_BCThw = sample_block(
@@ -376,10 +386,10 @@ class LargeStream:
         self._refresh_reference()  # while the viewer watches the frames that are made
 
     def _hear(self, pcm: NDArray[np.int16], window: int) -> Tensor:
-        """Audio columns of a window, in the compute dtype."""
-        if self._whole_SAT is None:
-            return self._audio.push(pcm).to(self._model.dtype)
-        return self._whole_SAT[..., window * FRAMES_PER_BLOCK : (window + 1) * FRAMES_PER_BLOCK]
+        """Audio columns of a window for each voice, in the compute dtype."""
+        if self._whole_VSAT is None:
+            return self._audio.push(pcm)[None].to(self._model.dtype)
+        return self._whole_VSAT[..., window * FRAMES_PER_BLOCK : (window + 1) * FRAMES_PER_BLOCK]
 
     def _refresh_reference(self) -> None:
         """After the first clip of a video, the first latent frame that was made takes the portrait's place. Once."""

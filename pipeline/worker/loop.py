@@ -142,7 +142,8 @@ class WorkerLoop:
         self._ring = FrameRing(self._ring_fd, num_slots=message.num_slots, frame_shape=frame_shape, is_owner=False)
 
     def _open_stream(self, message: m.OpenStream) -> None:
-        portrait = message.payload[: len(message.payload) - message.num_sound_bytes]
+        num_portrait_bytes = len(message.payload) - message.num_sound_bytes - message.num_mask_bytes
+        portrait, whole = message.payload[:num_portrait_bytes], message.payload[num_portrait_bytes:]
         try:
             model_stream = self._model.open_stream(
                 portrait=self._read_portrait(portrait) if message.has_portrait else None,
@@ -152,7 +153,12 @@ class WorkerLoop:
             )
             if message.num_sound_bytes:
                 assert isinstance(model_stream, WholeListener), "the server was told that it hears live only"
-                model_stream.hear_whole(np.frombuffer(message.payload[len(portrait) :], np.int16))
+                sounds = np.frombuffer(whole[: message.num_sound_bytes], np.int16)
+                masks = np.frombuffer(whole[message.num_sound_bytes :], np.bool_)
+                model_stream.hear_whole(
+                    sounds.reshape(message.num_voices, -1),
+                    masks.reshape(message.num_voices, -1) if message.num_mask_bytes else None,
+                )
         except Exception as exc:  # noqa: BLE001 - a supervised edge: one stream's failure is told, the others go on
             self._tell_failed(message.stream, exc)
             return

@@ -106,6 +106,7 @@ def _wait_for_configuration(link: WorkerLink) -> Configure:
 
 
 def _describe(model: AvatarModel, *, warm: WarmTimes, max_streams: int) -> EngineInfo:
+    listener = model if isinstance(model, WholeListenerModel) else None
     return EngineInfo(
         name=model.name,
         height_px=model.height_px,
@@ -118,7 +119,8 @@ def _describe(model: AvatarModel, *, warm: WarmTimes, max_streams: int) -> Engin
         accepts_prompt=model.accepts_prompt,
         accepts_portrait=model.accepts_portrait,
         notes=model.notes,
-        longest_whole_s=model.longest_whole_s if isinstance(model, WholeListenerModel) else 0.0,
+        longest_whole_s=0.0 if listener is None else listener.longest_whole_s,
+        px_per_token=0 if listener is None else listener.px_per_token,
     )
 
 

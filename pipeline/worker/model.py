@@ -132,11 +132,12 @@ class ModelStream(Protocol):
 class WholeListener(Protocol):
     """A stream that can hear a sound as a whole before its first window."""
 
-    def hear_whole(self, sound: NDArray[np.int16]) -> None:
+    def hear_whole(self, sounds: NDArray[np.int16], masks: NDArray[np.bool_] | None) -> None:
         """Take the sound of all windows to come; that of `generate` does not count until an interrupt.
 
         Args:
-            sound: 16 kHz mono, (num_samples,), from sample 0 of the stream on.
+            sounds: 16 kHz mono, (num_voices, num_samples), from sample 0 of the stream on.
+            masks: Which tokens of the picture listen to which voice, (num_voices, num_tokens); None: there is one.
         """
 
 
@@ -147,6 +148,10 @@ class WholeListenerModel(Protocol):
     @property
     def longest_whole_s(self) -> float:
         """Longest such sound, in seconds."""
+
+    @property
+    def px_per_token(self) -> int:
+        """Side of a token, in pixels."""
 
 
 class AvatarModel(Protocol):

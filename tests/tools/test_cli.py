@@ -187,6 +187,18 @@ def test_the_large_engine_makes_a_movie_from_a_folder_in_the_official_layout(
     assert list((tmp_path / "cache").glob("transformer-*/manifest.json"))
 
 
+def test_two_speakers_share_a_movie(tmp_path: Path, weights: Path, image: Path, audio: Path) -> None:
+    """As long as the shorter sound; the voices are those of the two halves of the picture."""
+    with wave.open(str(tmp_path / "b.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 12_800))
+    more = ("--audio", tmp_path / "b.wav", "--speaker", "0,0,0.5,1", "--speaker", "100,0,200,300")
+    cache = ("--set", "engine.large.cache_dir=null")
+    result = large(weights, image, audio, tmp_path / "o.mp4", *more, "--size", "128x64", *cache)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.replace("\n", "").endswith("o.mp4: 0.80 s, 20 frames of 128x64")
+
+
 def test_damaged_weights_of_the_large_engine_end_with_1_and_name_the_file(
     tmp_path: Path, weights: Path, image: Path, audio: Path
 ) -> None:
@@ -230,6 +242,7 @@ def test_the_large_engine_is_measured_as_json(weights: Path) -> None:
         ([], "engine.weights_dir is None, but the large engine takes either it or large.random_weights"),
         (["--weights", "w", "--size", "720x400"], "engine.large.height_px is 400, but .* multiple of 64"),
         (["--weights", "w", "--pose", "README.md"], "video file .*README.md is not a media file"),
+        (["--weights", "w", "--speaker", "0,0,1,1"], "number of speakers is 1, but masks are for two or more"),
         (["--weights", "w", "--steps", "9"], "engine.num_steps is 9, but .* less than or equal to 8"),
         (["--weights", "w", "--steps", "2"], "engine.num_steps is 2, but .* greater than or equal to 3"),
     ],

@@ -206,3 +206,10 @@ async def test_a_size_is_only_an_area_for_the_published_fit(inputs: dict[str, Pa
     assert (await rendered(job(inputs, fit="exact", size=(256, 192)))).width_px == 128
     with pytest.raises(ConfigError, match="--size is '64x64', but the engine pattern makes pictures of 128x192 only"):
         await rendered(job(inputs, fit="exact", size=(64, 64), is_overwriting=True))
+
+
+async def test_several_speakers_are_for_engines_that_hear_them(inputs: dict[str, Path]) -> None:
+    what = job(inputs, more_audio=(inputs["audio"],), regions=("0,0,0.5,1", "0.5,0,1,1"))
+    with pytest.raises(ConfigError, match="number of sounds is 2, but the engine pattern hears one speaker only"):
+        await rendered(what)
+    assert list(inputs["output"].parent.iterdir()) == []

@@ -233,6 +233,8 @@ async def test_wrong_requests_are_refused_with_value_and_rule() -> None:
             await engine.open(StreamRequest(portrait=None, prompt="smile"))
         with pytest.raises(ConfigError, match="sound is '2.0 s', but the engine pattern takes no sound as a whole"):
             await engine.open(StreamRequest(portrait=None, sound=np.zeros(32_000, np.int16)))
+        with pytest.raises(ConfigError, match="number of voices is 2, but the engine pattern hears one"):
+            await engine.open(StreamRequest(portrait=None, sound=np.zeros((2, 0), np.int16)))
         stream = await engine.open(LIVE)
         with pytest.raises(ConfigError, match="portrait is"):
             await stream.set_portrait(wrong)

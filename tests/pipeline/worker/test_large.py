@@ -190,7 +190,7 @@ def test_a_sound_that_is_known_is_heard_as_the_published_code_hears_it(model: La
         state = model.vae.encode_portrait(image).warm_state
         expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in published_loop(model, heard, seed=0)]
     stream, live = open_stream(model), open_stream(model)
-    stream.hear_whole(pcm)
+    stream.hear_whole(pcm[None], None)
     for window, frames in enumerate(expected):
         nothing = np.zeros(WINDOW_SAMPLES + model.right_context_samples, np.int16)
         made = np.concatenate(list(stream.generate(nothing, StageMarks(window=window), 4)))
@@ -199,11 +199,35 @@ def test_a_sound_that_is_known_is_heard_as_the_published_code_hears_it(model: La
     stream.interrupt()
     with_sound, without = windows(model)[0], np.zeros_like(windows(model)[0])
     again = open_stream(model)
-    again.hear_whole(pcm)
+    again.hear_whole(pcm[None], None)
     for window in range(5):
         list(again.generate(without, StageMarks(window=window), 4))
     again.interrupt()
     assert difference(make(stream, with_sound), make(again, without)) > 0.02
+
+
+def test_each_of_several_voices_is_heard_under_its_mask(model: LargeModel) -> None:
+    """Two voices that say the same under masks that share the picture are one; the other half keeps still otherwise."""
+    pcm, silence = sound(1), np.zeros_like(sound(1))
+    left = np.zeros((4, 8), np.bool_)
+    left[:, :4] = True
+    masks = np.stack([left, ~left]).reshape(2, 32)
+
+    def made(sounds: NDArray[np.int16], given: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        stream = open_stream(model)
+        stream.hear_whole(sounds, given)
+        return np.concatenate(list(stream.generate(windows(model, 1)[0], StageMarks(window=0), 4)))
+
+    one, quiet = made(pcm[None], None), made(silence[None], None)
+    assert difference(made(np.stack([pcm, pcm]), masks), one) < 0.3
+    only_left, only_right = made(np.stack([pcm, silence]), masks), made(np.stack([silence, pcm]), masks)
+    assert difference(only_left, only_right) > 0.1
+    half = WIDTH // 2
+    near, far = (
+        difference(only_left[:, :HEIGHT, part], quiet[:, :HEIGHT, part]) for part in (slice(half), slice(half, WIDTH))
+    )
+    assert near > far
+    assert model.px_per_token == 16
 
 
 def test_a_window_is_three_batches_of_four_pictures_with_every_stage_marked(model: LargeModel) -> None:
@@ -454,7 +478,7 @@ async def test_a_live_session_runs_in_the_worker_process(folder: Path, model: La
     here = make(open_stream(model, seed=7), windows(model, 3)[0])
     assert difference(frames[:12], here) < 0.5
     hearing = open_stream(model, seed=7)
-    hearing.hear_whole(sound(3))
+    hearing.hear_whole(sound(3)[None], None)
     expected = make(hearing, windows(model, 3)[0])
     assert difference(np.concatenate([batch.frames for batch in known])[:12], expected) < 0.5
     assert difference(expected, here) > 0.02

@@ -299,10 +299,10 @@ def test_a_loop_whose_server_is_gone_closes_its_streams_and_says_so(bench: Bench
 class Listener(FakeModelStream):
     """Can hear a sound as a whole."""
 
-    def hear_whole(self, sound: np.ndarray) -> None:
-        if len(sound) == 3:
+    def hear_whole(self, sounds: np.ndarray, masks: np.ndarray | None) -> None:
+        if sounds.shape[1] == 3:
             raise ValueError("too short")
-        self.calls.append(("whole", sound.tolist()))
+        self.calls.append(("whole", sounds.tolist(), None if masks is None else masks.tolist()))
 
 
 def test_a_whole_sound_is_heard_before_the_first_window(bench: Bench) -> None:
@@ -316,7 +316,17 @@ def test_a_whole_sound_is_heard_before_the_first_window(bench: Bench) -> None:
     model = FakeModel(stream)
     said = bench.run(model)
     assert isinstance(said[0], m.StreamOpened)
-    assert stream.calls[0] == ("whole", [0, 1, 2, 3, 4])
+    assert stream.calls[0] == ("whole", [[0, 1, 2, 3, 4]], None)
+
+
+def test_the_voices_of_a_whole_sound_come_with_their_masks(bench: Bench) -> None:
+    stream = Listener()
+    sounds, masks = np.arange(4, dtype=np.int16).tobytes(), bytes([1, 0, 1, 0, 1, 1])
+    payload = bytes(range(24)) + sounds + masks
+    changes = {"num_sound_bytes": len(sounds), "num_mask_bytes": len(masks), "num_voices": 2}
+    bench.say(open_stream(has_portrait=True, payload=payload, **changes), windows(0, 1), m.Shutdown())
+    bench.run(FakeModel(stream))
+    assert stream.calls[0] == ("whole", [[0, 1], [2, 3]], [[True, False, True], [False, True, True]])
 
 
 def test_a_whole_sound_that_fails_ends_its_stream_alone(bench: Bench) -> None:
