@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +30,7 @@ from pipeline.schedule import make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pace import Load, lighter_loads, settle
+from pipeline.worker.timing import time_windows
 
 __all__ = ["EmbeddedModel", "EmbeddedStream"]
 
@@ -168,26 +168,7 @@ class EmbeddedModel:
         return self._time_windows()
 
     def _time_windows(self) -> WarmTimes:
-        grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
-        stream = self.open_stream(portrait=grey, prompt=None, seed=0, params=StreamParams())
-        rng = np.random.default_rng(0)
-        times: list[WarmTimes] = []
-        begun = time.perf_counter()
-        for window in range(WARM_WINDOWS + TIMED_WINDOWS):
-            if len(times) > WARM_WINDOWS and time.perf_counter() - begun > LONGEST_TIMING_S:
-                break
-            pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + self.right_context_samples)).astype(np.int16)
-            started = time.perf_counter()
-            batches = [
-                (time.perf_counter() - started, len(pictures))
-                for pictures in stream.generate(pcm, StageMarks(window=window), self._max_steps)
-            ]
-            times.append(WarmTimes.of_batches(batches))
-        timed = times[WARM_WINDOWS:]
-        return WarmTimes(
-            window_s=float(np.quantile([warm.window_s for warm in timed], 0.9)),
-            start_s=float(np.quantile([warm.start_s for warm in timed], 0.9)),
-        )
+        return time_windows(self, num_warm=WARM_WINDOWS, num_timed=TIMED_WINDOWS, longest_s=LONGEST_TIMING_S)
 
 
 class EmbeddedStream:

@@ -42,6 +42,7 @@ from pipeline.worker.large_memory import (
 from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, RandomNetworks
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.stages import StageClock, make_event
+from pipeline.worker.timing import time_windows
 
 __all__ = ["LargeModel", "LargeStream", "make_source"]
 
@@ -155,11 +156,8 @@ class LargeModel:
         Returns:
             90th percentiles over a few windows.
         """
-        times = self._time_windows()
-        warm = WarmTimes(
-            window_s=float(np.quantile([each.window_s for each in times], 0.9)),
-            start_s=float(np.quantile([each.start_s for each in times], 0.9)),
-        )
+        warm = time_windows(self, num_warm=WARM_WINDOWS, num_timed=TIMED_WINDOWS, longest_s=LONGEST_TIMING_S)
+        self._stills.clear()
         place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
         notes = [f"{self.num_steps} steps in {precision} on {place}"]
@@ -237,26 +235,6 @@ class LargeModel:
         self.load_s[part] = time.monotonic() - started
         logger.info("%s: ready after %.1f s", part, self.load_s[part])
         return value
-
-    def _time_windows(self) -> list[WarmTimes]:
-        grey = np.full((self.height_px, self.width_px, 3), 128, np.uint8)
-        stream = self.open_stream(portrait=grey, prompt=None, seed=0, params=StreamParams())
-        rng = np.random.default_rng(0)
-        times: list[WarmTimes] = []
-        begun = time.perf_counter()
-        for window in range(WARM_WINDOWS + TIMED_WINDOWS):
-            if len(times) > WARM_WINDOWS and time.perf_counter() - begun > LONGEST_TIMING_S:
-                break
-            pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + self.right_context_samples)).astype(np.int16)
-            started = time.perf_counter()
-            batches = [
-                (time.perf_counter() - started, len(pictures))
-                for pictures in stream.generate(pcm, StageMarks(window=window), self.num_steps)
-            ]
-            times.append(WarmTimes.of_batches(batches))
-        stream.close()
-        self._stills.clear()
-        return times[WARM_WINDOWS:]
 
 
 class LargeStream:
