@@ -57,7 +57,10 @@ class EmbeddedFiles:
         self._digests: dict[str, Any] = manifest["sha256"]
 
     def load_vae(self) -> EmbeddedVAE:
-        """Load the video VAE, ready for use.
+        """Load the video VAE.
+
+        Returns:
+            The network, ready for use.
 
         Raises:
             WeightsError: The file is missing, was changed, or does not fit the sizes in its header.
@@ -65,7 +68,10 @@ class EmbeddedFiles:
         return self._load("vae", lambda sizes: EmbeddedVAE(EmbeddedVAEConfig(**sizes)))
 
     def load_dit(self) -> DiT:
-        """Load the transformer, ready for use.
+        """Load the transformer.
+
+        Returns:
+            The network, ready for use.
 
         Raises:
             WeightsError: As in `load_vae`.
@@ -73,7 +79,10 @@ class EmbeddedFiles:
         return self._load("dit", lambda sizes: DiT(DiTConfig(**sizes)))
 
     def load_frontend(self) -> AudioFrontend:
-        """Load the audio front end, ready for use.
+        """Load the audio front end.
+
+        Returns:
+            The network, ready for use.
 
         Raises:
             WeightsError: As in `load_vae`.
