@@ -30,6 +30,7 @@ from pipeline.schedule import make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pace import Load, lighter_loads, settle
+from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.timing import time_windows
 
 __all__ = ["EmbeddedModel", "EmbeddedStream"]
@@ -210,11 +211,7 @@ class EmbeddedStream:
         Raises:
             ConfigError: It is missing or has another size.
         """
-        shape = (self._model.height_px, self._model.width_px, 3)
-        if portrait is None or portrait.shape != shape:
-            given = None if portrait is None else portrait.shape
-            raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
-        image = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        image = portrait_tensor(portrait, height_px=self._model.height_px, width_px=self._model.width_px)
         reference, features = self._model.vae.encode_portrait(image)
         self._portrait = self._model.decoder.prepare(features)
         self._model.dit.prefill(reference[:, :, 0].to(self._model.dit.dtype), self._cache)

@@ -41,6 +41,7 @@ from pipeline.worker.large_memory import (
 )
 from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, RandomNetworks
 from pipeline.worker.model import StageMarks, WarmTimes
+from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.stages import StageClock, make_event
 from pipeline.worker.timing import time_windows
 
@@ -218,14 +219,10 @@ class LargeModel:
         Raises:
             ConfigError: It is missing or has another size.
         """
-        shape = (self.height_px, self.width_px, 3)
-        if portrait is None or portrait.shape != shape:
-            given = None if portrait is None else portrait.shape
-            raise ConfigError("portrait", given, f"it has to be an RGB picture of shape {shape}")
-        image = torch.from_numpy(portrait.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        key = hashlib.sha256(portrait.tobytes()).digest()
+        image = portrait_tensor(portrait, height_px=self.height_px, width_px=self.width_px)
+        key = hashlib.sha256(image.numpy().tobytes()).digest()
         flavour = TIMESTEP_FLAVOUR if self.refreshes_reference else SINGLE_FLAVOUR
-        return self._stills.get(key, lambda: self.vae.encode_portrait(image, flavour))
+        return self._stills.get(key, lambda: self.vae.encode_portrait(image.to(self.device), flavour))
 
     def _timed(self, part: str, load: Callable[[], Value]) -> Value:
         started = time.monotonic()
