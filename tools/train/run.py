@@ -138,14 +138,21 @@ class _Chain:
             return FlowStage(*common, settings)
         return PolicyStage(*common, settings)
 
-    def save(self, stage: str) -> None:
-        """Write all weights, and a sheet of what they make of held-out people.
+    def finish(self, stage: str) -> None:
+        """Mend what a discriminator leaves in the decoder, in every replica.
 
         Args:
             stage: After which.
         """
         if stage in ("vae", "decoder"):
             damp_subpixels(self._vae_average.decoder.out)
+
+    def save(self, stage: str) -> None:
+        """Write all weights, and a sheet of what they make of held-out people.
+
+        Args:
+            stage: After which.
+        """
         save_weights(self._vae_average, self._work / "vae.safetensors")
         if stage == "vae":
             return
@@ -201,6 +208,7 @@ def _run(options: argparse.Namespace, farm: Farm, shape: ClipShape, replicas: Re
     for name, minutes in zip(options.stages, options.minutes, strict=False):
         settings = STAGES[name](seconds=minutes * 60, **(TOY_SETTINGS[name] if options.smoke else {}))
         result = run_stage(chain.stage(settings), pool, settings, log, replicas, begin)
+        chain.finish(name)
         if not replicas.is_first:
             continue
         chain.save(name)
