@@ -172,12 +172,12 @@ class EngineConfig(BaseModel):
     @property
     def num_threads(self) -> int:
         """`threads`, or half of the cores that this process may use: the other half is for the server."""
-        return self.threads or max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+        return self.threads or max(1, min(_MOST_THREADS, _num_cores() // 2))
 
     @property
     def most_threads(self) -> int:
         """Threads that may be used where `num_threads` do not hold the pace."""
-        return self.threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        return self.threads or min(_MOST_THREADS, _num_cores())
 
     @model_validator(mode="before")
     @classmethod
@@ -207,3 +207,8 @@ class EngineConfig(BaseModel):
                 f"({self.restart_delay_s})"
             )
         return self
+
+
+def _num_cores() -> int:
+    """Count the cores that this process may use; where the system does not say (macOS), those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,9 +32,9 @@ from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError, StreamLimitReached, WorkerError
 from pipeline.geometry import SAMPLE_RATE_HZ
 from pipeline.host import messages as m
-from pipeline.host.process import WorkerProcess, spawn_worker
+from pipeline.host.process import WorkerProcess, check_system, spawn_worker
 from pipeline.host.restart import after_failure
-from pipeline.host.ring import FrameRing
+from pipeline.host.ring import FrameRing, make_ring_file
 from pipeline.host.stream import HostStream, check_portrait, check_prompt
 
 __all__ = ["EngineState", "WorkerEngine"]
@@ -65,10 +66,19 @@ class WorkerEngine:
         config: What to run.
         rank: Index of the worker.
         now_s: Monotonic clock.
+        make_ring: Makes the file of the frame ring.
     """
 
-    def __init__(self, config: EngineConfig, *, rank: int = 0, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        rank: int = 0,
+        now_s: Callable[[], float] = time.monotonic,
+        make_ring: Callable[[str], int] = make_ring_file,
+    ) -> None:
         self._config = config
+        self._make_ring = make_ring
         self._rank = rank
         self._now_s = now_s
         self._state: EngineState = "starting"
@@ -113,7 +123,12 @@ class WorkerEngine:
         return lambda: self._listeners.remove(listener)
 
     def start(self) -> None:
-        """Start the worker and keep it alive; returns at once. To be called once, with a running loop."""
+        """Start the worker and keep it alive; returns at once. To be called once, with a running loop.
+
+        Raises:
+            WorkerError: This system has no workers.
+        """
+        check_system(os.name)
         assert self._supervisor_task is None, "an engine is started once"
         self._supervisor_task = asyncio.create_task(self._supervise(), name=f"engine-supervisor-{self._rank}")
 
@@ -250,7 +265,7 @@ class WorkerEngine:
         """
         worker: WorkerProcess | None = None
         try:
-            worker = await spawn_worker(self._config, rank=self._rank)
+            worker = await spawn_worker(self._config, rank=self._rank, make_ring=self._make_ring)
             self._live = await self._make_live(worker)
             self._become("ready")
             while True:

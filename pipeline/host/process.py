@@ -2,7 +2,8 @@
 
 Life of a worker: spawn -> hello (deadline) -> configuration -> ready after warm-up (deadline) -> messages, never
 silent for longer than the stall timeout -> end. A worker that is silent for too long is asked for its stacks; if it
-stays silent it is killed. What the process writes to stdout and stderr (stack dumps too) goes to the log.
+stays silent it is killed. What the process writes to stdout and stderr (stack dumps too) goes to the log. Its stdin is
+its lifeline: nothing is ever said there, and it ends when the server does, however that may come.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -36,7 +38,7 @@ from pipeline.host.messages import (
 )
 from pipeline.host.ring import make_ring_file
 
-__all__ = ["WorkerProcess", "spawn_worker"]
+__all__ = ["WorkerProcess", "check_system", "spawn_worker"]
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -52,7 +54,7 @@ class WorkerProcess:
     """A running worker. Made by `spawn_worker`; whoever made it calls `reap` in the end, whatever happened.
 
     Args:
-        process: The process, its output in a pipe.
+        process: The process, its input and its output in pipes.
         control: Our end of the socket, as a stream pair.
         ring_fd: File of the frame ring; owned by this object.
         rank: Index of the worker.
@@ -165,8 +167,11 @@ class WorkerProcess:
     async def reap(self) -> None:
         """Make sure that the process and what it started are gone, and close what belongs to it."""
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):
+            # macOS knows a group whose processes have all ended, and permits nothing to it.
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         await self._process.wait()
         self._writer.close()
         with suppress(ConnectionError):
@@ -233,12 +238,29 @@ class WorkerProcess:
             self._process.send_signal(number)
 
 
-async def spawn_worker(config: EngineConfig, *, rank: int) -> WorkerProcess:
+def check_system(name: str) -> None:
+    """Check that this is a system on which workers run.
+
+    Args:
+        name: What `os.name` says.
+
+    Raises:
+        WorkerError: It is none; says what is needed.
+    """
+    if name != "posix":
+        system = {"nt": "Windows"}.get(name, name)
+        raise WorkerError(f"{system} is not supported: visavis needs Linux or macOS (or Linux within Windows, WSL 2)")
+
+
+async def spawn_worker(
+    config: EngineConfig, *, rank: int, make_ring: Callable[[str], int] = make_ring_file
+) -> WorkerProcess:
     """Start a worker process.
 
     Args:
         config: The engine's configuration.
         rank: Index of the worker.
+        make_ring: Makes the file of the frame ring.
 
     Returns:
         The process; it has not said anything yet.
@@ -248,7 +270,7 @@ async def spawn_worker(config: EngineConfig, *, rank: int) -> WorkerProcess:
     """
     name = f"visavis-w{rank}"
     try:
-        ring_fd = make_ring_file(f"{name}-frames")
+        ring_fd = make_ring(f"{name}-frames")
     except OSError as exc:
         raise WorkerError(f"worker {rank} cannot be started: {exc}") from exc
     try:
@@ -260,7 +282,7 @@ async def spawn_worker(config: EngineConfig, *, rank: int) -> WorkerProcess:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pipeline.worker", "--name", name),
             *("--control-fd", str(theirs.fileno()), "--ring-fd", str(ring_fd)),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(theirs.fileno(), ring_fd),

@@ -1,7 +1,8 @@
 """The frame ring: shared memory in which the worker leaves frames for the server.
 
-The memory is an anonymous file: it has no name, so it cannot leak, and ends with the last process that holds it. The
-server makes the (empty) file, the worker inherits it; when the frame size is known the server gives it its size.
+The memory is a file without a name, so it cannot leak, and ends with the last process that holds it: one in memory only
+where the system has such files (Linux), else a temporary file. The server makes the (empty) file, the worker inherits
+it; when the frame size is known the server fills it to its size.
 
 The ring is cut into one part per stream place. In its part a stream writes round and round; it may hold at most
 `frame_slots` unreleased slots, counted by `SlotCredit` in the worker. Only the worker writes, only the server reads,
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WorkerError
 
-__all__ = ["MAX_RING_BYTES", "FrameRing", "SlotCredit", "make_ring_file"]
+__all__ = ["MAX_RING_BYTES", "FrameRing", "SlotCredit", "make_ring_file", "make_temporary_file"]
+
+_FILL_BYTES = 1 << 20
 
 MAX_RING_BYTES = 1 << 32
 """The ring is real memory from the start, so a slip of the pen in the configuration must not take all there is."""
 
 
 def make_ring_file(name: str) -> int:
-    """Make the anonymous file.
+    """Make the file of a ring, in the best way that the system knows.
 
     Args:
         name: What a process listing shows where the system has such names.
@@ -36,7 +39,19 @@ def make_ring_file(name: str) -> int:
     """
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
+    return make_temporary_file(name)
+
+
+def make_temporary_file(name: str) -> int:
+    """Make the file of a ring in the folder for temporary files, as every system can.
+
+    Args:
+        name: What the folder shows until the file loses its name, which is at once.
+
+    Returns:
+        Its file descriptor, not inheritable; the caller closes it.
+    """
+    with tempfile.TemporaryFile(prefix=f"{name}-") as file:
         return os.dup(file.fileno())
 
 
@@ -62,9 +77,7 @@ class FrameRing:
             )
         try:
             if is_owner:
-                os.ftruncate(ring_fd, ring_bytes)
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(ring_fd, 0, ring_bytes)
+                _fill(ring_fd, ring_bytes)
             self._map = mmap.mmap(ring_fd, ring_bytes)
         except OSError as exc:
             raise WorkerError(f"frame ring of {ring_bytes} bytes: {exc}") from exc
@@ -96,6 +109,14 @@ class FrameRing:
         """Unmap the memory; a second call does nothing."""
         self._frames = None
         self._map.close()
+
+
+def _fill(ring_fd: int, ring_bytes: int) -> None:
+    """Write zeros, so that all of the memory is there before it is needed: a file that only has a size may lack it."""
+    zeros = memoryview(bytes(min(_FILL_BYTES, ring_bytes)))
+    num_filled = 0
+    while num_filled < ring_bytes:
+        num_filled += os.pwrite(ring_fd, zeros[: ring_bytes - num_filled], num_filled)
 
 
 class SlotCredit:

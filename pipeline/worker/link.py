@@ -1,7 +1,9 @@
 """The worker's end of the socket: send, poll, and the watch on the parent.
 
 The main loop sends and polls. Log records may be sent from any thread, so sending takes a lock. A small thread does
-nothing but wait for the parent to hang up, because the main loop may be deep in a computation then.
+nothing but wait for the parent to be gone, because the main loop may be deep in a computation then. It reads a pipe of
+which only the parent has the other end: not every system tells of a hang-up without reading, and the socket is not the
+thread's to read.
 """
 
 from __future__ import annotations
@@ -119,24 +121,23 @@ class LinkHandler(logging.Handler):
             self._link.send(LogRecord(logger=record.name, level=record.levelno, text=self.format(record)))
 
 
-def watch_parent(control: socket.socket, *, grace_s: float) -> threading.Thread:
-    """Start the thread that ends the process when the server has hung up.
+def watch_parent(lifeline_fd: int, *, grace_s: float) -> threading.Thread:
+    """Start the thread that ends the process when the server is gone.
 
     Args:
-        control: The connected socket; only watched.
+        lifeline_fd: The pipe; nothing ever comes out of it but its end.
         grace_s: Time that the main loop gets to end by itself.
 
     Returns:
         The running thread; it ends with the process.
     """
 
-    def wait_for_hang_up() -> None:
-        poller = select.poll()
-        poller.register(control.fileno(), 0)  # Hang-up and error are always reported.
-        poller.poll()
+    def wait_for_end() -> None:
+        while os.read(lifeline_fd, 1):
+            pass
         time.sleep(grace_s)
         os._exit(1)
 
-    thread = threading.Thread(target=wait_for_hang_up, name="parent-watch", daemon=True)
+    thread = threading.Thread(target=wait_for_end, name="parent-watch", daemon=True)
     thread.start()
     return thread

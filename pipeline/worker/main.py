@@ -2,7 +2,7 @@
 
 Order: say hello, receive the configuration, load and warm the model, say ready, serve streams (loop.py). The process
 ends with status 0 when it is told to shut down or the server is gone, 1 when it failed (after a `Failed` message).
-It has no working directory to rely on and reads no environment variable of ours.
+It has no working directory to rely on and reads no environment variable of ours. Its stdin ends when the server does.
 
 Signals: the interrupt key and SIGTERM are the server's business and ignored here; a server that is gone ends the
 worker by hanging up. SIGUSR1 writes the stacks of all threads to stderr, which the server puts into its log.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     _set_up_process(options.name)
     control = socket.socket(fileno=options.control_fd)
-    watch_parent(control, grace_s=_PARENT_GRACE_S)
+    watch_parent(sys.stdin.fileno(), grace_s=_PARENT_GRACE_S)
     link = WorkerLink(control)
     try:
         return _serve(link, ring_fd=options.ring_fd)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.api import FrameBatch, Stream, StreamRequest
 from pipeline.config import EngineConfig, PatternConfig
 from pipeline.host.engine import WorkerEngine
+from pipeline.host.ring import make_ring_file
 
 HEIGHT_PX, WIDTH_PX = 96, 64
 FILE = StreamRequest(portrait=None, live=False)
@@ -18,14 +19,16 @@ LIVE = StreamRequest(portrait=None)
 
 
 @asynccontextmanager
-async def run_engine(*, pattern: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[WorkerEngine]:
+async def run_engine(
+    *, pattern: dict[str, Any] | None = None, make_ring: Callable[[str], int] = make_ring_file, **settings: Any
+) -> AsyncIterator[WorkerEngine]:
     """Run a small pattern engine with short restart pauses."""
     config = EngineConfig(
         name="pattern",
         pattern=PatternConfig(height_px=HEIGHT_PX, width_px=WIDTH_PX, **(pattern or {})),
         **{"restart_delay_s": 0.05, "heartbeat_s": 0.1, "stall_timeout_s": 5.0, **settings},
     )
-    engine = WorkerEngine(config)
+    engine = WorkerEngine(config, make_ring=make_ring)
     engine.start()
     try:
         yield engine

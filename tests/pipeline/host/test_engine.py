@@ -12,6 +12,7 @@ from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError, StreamLimitReached, WorkerError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
+from pipeline.host.ring import make_temporary_file
 from pipeline.worker.pattern import frame_level, read_frame_index, read_level, read_liveliness
 from tests.fakes.pattern_engine import (
     FILE,
@@ -53,6 +54,22 @@ async def test_a_file_gives_every_frame_exactly_once_with_its_own_sound() -> Non
     padded = np.concatenate([pcm, np.zeros(6 * WINDOW_SAMPLES - len(pcm), np.int16)]).reshape(72, 640)
     levels = [frame_level(sound) for sound in padded]
     assert [read_level(frame, HEIGHT_PX) for frame in frames] == pytest.approx(levels, abs=0.5 / 32 + 1e-6)
+
+
+async def test_a_ring_in_a_temporary_file_carries_the_frames_where_there_are_no_files_in_memory() -> None:
+    made: list[int] = []
+
+    def make_ring(name: str) -> int:
+        made.append(make_temporary_file(name))
+        return made[-1]
+
+    async with run_engine(make_ring=make_ring) as engine:
+        await engine.wait_ready()
+        stream = await engine.open(FILE)
+        frames = np.concatenate([batch.frames for batch in await push_and_collect(stream, speech(9 * WINDOW_SAMPLES))])
+        await stream.aclose()
+    assert len(made) == 1
+    assert [read_frame_index(frame, HEIGHT_PX) for frame in frames] == list(range(108)), "round the ring three times"
 
 
 async def test_the_ledger_holds_every_stage_in_order_on_one_clock() -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config import EngineConfig
 from pipeline.errors import WorkerCrashed, WorkerError, WorkerStalled
 from pipeline.host import messages as m
-from pipeline.host.process import WorkerProcess, spawn_worker
+from pipeline.host.process import WorkerProcess, check_system, spawn_worker
 from pipeline.host.ring import make_ring_file
 
 pytestmark = pytest.mark.contract
@@ -133,3 +133,11 @@ async def test_a_server_that_is_out_of_files_cannot_start_a_worker_and_says_so()
             await spawn_worker(CONFIG, rank=0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_system_without_what_a_worker_needs_is_refused_in_one_line() -> None:
+    check_system("posix")
+    with pytest.raises(WorkerError, match=r"^Windows is not supported: visavis needs Linux or macOS [^\n]*$"):
+        check_system("nt")
+    with pytest.raises(WorkerError, match="^java is not supported"):
+        check_system("java")

@@ -1,20 +1,23 @@
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from pipeline.errors import WorkerError
-from pipeline.host.ring import MAX_RING_BYTES, FrameRing, SlotCredit, make_ring_file
+from pipeline.host.ring import MAX_RING_BYTES, FrameRing, SlotCredit, make_ring_file, make_temporary_file
 
 pytestmark = pytest.mark.unit
 
 SHAPE = (6, 4)
 
 
-@pytest.fixture
-def ring_fd() -> Iterator[int]:
-    ring_fd = make_ring_file("visavis-test")
+@pytest.fixture(params=[make_ring_file, make_temporary_file])
+def ring_fd(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The file that this system has, and the one that every system has."""
+    make: Callable[[str], int] = request.param
+    ring_fd = make("visavis-test")
     yield ring_fd
     os.close(ring_fd)
 
@@ -52,6 +55,29 @@ def test_a_file_that_cannot_hold_the_ring_is_an_error_with_its_size() -> None:
 
 def test_the_memory_has_no_name_that_could_outlive_it(ring_fd: int) -> None:
     assert os.fstat(ring_fd).st_nlink == 0
+    assert not os.get_inheritable(ring_fd)
+
+
+def test_all_of_the_memory_is_there_before_it_is_needed(ring_fd: int) -> None:
+    ring = FrameRing(ring_fd, num_slots=3, frame_shape=(1024, 1000), is_owner=True)
+    stat = os.fstat(ring_fd)
+    assert stat.st_size == 3 * 1024 * 1000
+    assert stat.st_blocks * 512 >= stat.st_size
+    assert not ring.read((0, 2)).any()
+    ring.close()
+
+
+def test_a_disk_that_is_full_is_an_error_and_not_a_crash_when_a_frame_is_written() -> None:
+    """The limit on the size of files stands in for a full disk: both end the writing half-way."""
+    ring_fd = make_temporary_file("visavis-test")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 21, hard))
+    try:
+        with pytest.raises(WorkerError, match="frame ring of 3072000 bytes: .*File too large"):
+            FrameRing(ring_fd, num_slots=3, frame_shape=(1024, 1000), is_owner=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        os.close(ring_fd)
 
 
 def test_slots_go_round_within_the_part_of_the_stream() -> None:

@@ -26,6 +26,7 @@ class Worker:
             [sys.executable, "-m", "pipeline.worker", "--name", "visavis-test-worker"]
             + ["--control-fd", str(theirs.fileno()), "--ring-fd", str(self.ring_fd)],
             pass_fds=(theirs.fileno(), self.ring_fd),
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         theirs.close()
@@ -50,7 +51,9 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
         assert self.process.stderr is not None
+        self.process.stdin.close()
         self.process.stderr.close()
         self.control.close()
         os.close(self.ring_fd)
@@ -98,3 +101,11 @@ def test_a_worker_whose_server_hangs_up_ends_quietly(worker: Worker) -> None:
     assert worker.process.wait(20) == 0
     assert worker.process.stderr is not None
     assert worker.process.stderr.read() == b""
+
+
+def test_a_worker_deep_in_work_ends_when_its_lifeline_does(worker: Worker) -> None:
+    worker.hear()
+    worker.configure(warm_up_ms=60_000)
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    assert worker.process.wait(20) == 1
