@@ -35,13 +35,19 @@ _LAG_PERIOD_S = 0.25
 
 
 def create_app(
-    config: ServerConfig, engine: WatchedEngine, *, clock: Clock | None = None, assets: Path = _EMBEDDED
+    config: ServerConfig,
+    engine: WatchedEngine,
+    *,
+    prompt: str | None = None,
+    clock: Clock | None = None,
+    assets: Path = _EMBEDDED,
 ) -> FastAPI:
     """Make the application around an engine; the caller starts the engine and closes it after the application.
 
     Args:
         config: Limits and deadlines.
         engine: Where streams come from.
+        prompt: What an engine that takes a prompt does without one; the page shows it to begin with.
         clock: The clock of all sessions; the real one when None.
         assets: Folder with the default portraits and the speech sample.
 
@@ -80,7 +86,14 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     _install_error_handlers(app, config, metrics)
     routes = Routes(
-        engine, sessions, portraits, config=config, hosts=hosts, metrics=metrics, sample=assets / "sample.wav"
+        engine,
+        sessions,
+        portraits,
+        config=config,
+        prompt=prompt,
+        hosts=hosts,
+        metrics=metrics,
+        sample=assets / "sample.wav",
     )
     app.include_router(routes.router())
     app.mount("/", StaticFiles(directory=_WEB, html=True, check_dir=False), name="page")

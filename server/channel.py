@@ -117,6 +117,7 @@ class ControlChannel:
         elif isinstance(command, SetPortrait):
             await self._session.set_portrait(await self._sessions.load_portrait(command.portrait))
         else:
+            self._sessions.check_params(command.params)
             await self._session.update(command.params)
 
 

@@ -40,12 +40,15 @@ class Params(_Message):
     """Size of head motion, brows and glances: 0 still, 1 natural, 2 lively."""
     look_at_camera: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """How much of the time the eyes rest on the viewer."""
+    prompt: str | None = Field(default=None, min_length=1, max_length=2000)
+    """Text prompt, for engines that take one."""
 
     def apply_to(self, params: StreamParams) -> StreamParams:
         """The parameters with what was given changed."""
         return StreamParams(
             liveliness=params.liveliness if self.liveliness is None else self.liveliness,
             look_at_camera=params.look_at_camera if self.look_at_camera is None else self.look_at_camera,
+            prompt=params.prompt if self.prompt is None else self.prompt,
         )
 
 

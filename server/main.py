@@ -127,7 +127,7 @@ async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[
     unwatch = engine.watch(on_engine)
     server = _Server(
         uvicorn.Config(
-            create_app(config.server, engine),
+            create_app(config.server, engine, prompt=config.engine.large.prompt),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -42,6 +42,7 @@ class Routes:
         sessions: Where sessions are opened.
         portraits: Where portraits are kept.
         config: Limits.
+        prompt: What an engine that takes a prompt does without one.
         hosts: Says which pages are its own.
         metrics: What /metrics shows.
         sample: The shipped speech sample; it may be missing.
@@ -54,6 +55,7 @@ class Routes:
         portraits: PortraitStore,
         *,
         config: ServerConfig,
+        prompt: str | None,
         hosts: Hosts,
         metrics: Metrics,
         sample: Path,
@@ -62,6 +64,7 @@ class Routes:
         self._sessions = sessions
         self._portraits = portraits
         self._config = config
+        self._prompt = prompt
         self._hosts = hosts
         self._metrics = metrics
         self._sample = sample
@@ -97,6 +100,7 @@ class Routes:
             "right_context_ms": None if info is None else round(info.right_context_s * 1000.0),
             "warm_window_ms": None if info is None else round(info.warm_window_s * 1000.0),
             "accepts_prompt": None if info is None else info.accepts_prompt,
+            "prompt": self._prompt if info is not None and info.accepts_prompt else None,
             "notes": None if info is None else list(info.notes),
         }
         ice_servers = [

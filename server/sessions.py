@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from pipeline.api import EngineInfo, StreamParams
+from pipeline.host.stream import check_prompt
 from server.clock import Clock
 from server.config import ServerConfig
 from server.control import Params
@@ -166,6 +167,19 @@ class Sessions:
             session.close()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
+
+    def check_params(self, params: Params) -> None:
+        """Say whether the engine knows what to do with these parameters.
+
+        Args:
+            params: Of a session that is open, so that the engine was ready once.
+
+        Raises:
+            ConfigError: A prompt for an engine that takes none.
+        """
+        info = self.last_info
+        if info is not None:
+            check_prompt(params.prompt, info)
 
     async def load_portrait(self, portrait_id: str) -> PortraitCut:
         """Cut a portrait for the engine as it is now.

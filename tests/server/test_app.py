@@ -1,6 +1,7 @@
 """Tests of server/app.py and the endpoints behind it, over HTTP and WebSocket, with an engine in memory."""
 
 import asyncio
+import dataclasses
 import io
 import json
 from collections.abc import AsyncIterator
@@ -14,11 +15,12 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from fastapi import FastAPI
 from PIL import Image
 
+from pipeline.api import EngineInfo
 from server.app import create_app
 from server.clock import MonotonicClock
 from server.config import IceServer, ServerConfig
 from server.routes import UPLOADS_AT_ONCE
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import INFO, FakeEngine
 
 pytestmark = pytest.mark.contract
 
@@ -115,9 +117,11 @@ class Socket:
 
 
 @asynccontextmanager
-async def served(assets: Path, **config: Any) -> AsyncIterator[Served]:
-    engine = FakeEngine(MonotonicClock())
-    app = create_app(ServerConfig(**config), engine, assets=assets)
+async def served(
+    assets: Path, *, info: EngineInfo = INFO, prompt: str | None = None, **config: Any
+) -> AsyncIterator[Served]:
+    engine = FakeEngine(MonotonicClock(), info)
+    app = create_app(ServerConfig(**config), engine, prompt=prompt, assets=assets)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -148,7 +152,7 @@ async def test_the_page_is_told_what_the_engine_can_do(assets: Path) -> None:
         info = (await s.client.get("/api/info")).json()
         assert info["engine"] == {
             "name": "fake", "state": "ready", "height_px": 16, "width_px": 16, "num_steps": 4, "right_context_ms": 80,
-            "warm_window_ms": 100, "accepts_prompt": False, "notes": ["is not real"],
+            "warm_window_ms": 100, "accepts_prompt": False, "prompt": None, "notes": ["is not real"],
         }  # fmt: skip
         assert info["sessions"] == {"active": 0, "max": 1}
         assert (info["window_ms"], info["budget_ms"]) == (480, 800)
@@ -405,6 +409,37 @@ async def test_commands_on_the_control_channel_are_obeyed_and_answered(assets: P
         socket.say({"type": "set_portrait", "portrait": "ada", "id": 4})
         assert await socket.message("done") == {"type": "done", "id": 4}
         assert len(s.engine.streams[0].portraits) == 1
+        await socket.leave()
+        await s.client.delete(f"/sessions/{answer['session']}")
+
+
+async def test_an_engine_that_takes_a_prompt_gets_it_with_the_offer_and_later(assets: Path) -> None:
+    info = dataclasses.replace(INFO, accepts_prompt=True)
+    async with served(assets, info=info, prompt="A person talks") as s, viewer() as peer:
+        assert (await s.client.get("/api/info")).json()["engine"]["prompt"] == "A person talks"
+        answer = (await s.client.post("/offer", json=offer_of(peer, params={"prompt": "A man laughs"}))).json()
+        assert s.engine.streams[0].request.params.prompt == "A man laughs"
+        socket = await s.socket(answer["control"])
+        for number, params in enumerate(({"prompt": "A man cries"}, {"liveliness": 0.5})):
+            socket.say({"type": "update", "id": number, "params": params})
+            assert await socket.message("done") == {"type": "done", "id": number}
+        assert [params.prompt for params in s.engine.streams[0].params] == ["A man cries", "A man cries"]
+        await socket.leave()
+        await s.client.delete(f"/sessions/{answer['session']}")
+
+
+async def test_a_prompt_for_an_engine_that_takes_none_is_refused_and_forgotten(assets: Path) -> None:
+    async with served(assets, prompt="A person talks") as s, viewer() as peer:
+        assert (await s.client.get("/api/info")).json()["engine"]["prompt"] is None
+        answer = (await s.client.post("/offer", json=offer_of(peer))).json()
+        socket = await s.socket(answer["control"])
+        socket.say({"type": "update", "id": 1, "params": {"prompt": "A man laughs"}})
+        problem = await socket.message("error")
+        assert (problem["code"], problem["id"]) == ("bad_request", 1)
+        assert "the engine fake knows no prompts" in problem["message"]
+        socket.say({"type": "update", "id": 2, "params": {"liveliness": 0.5}})
+        assert await socket.message("done") == {"type": "done", "id": 2}
+        assert [params.prompt for params in s.engine.streams[0].params] == [None]
         await socket.leave()
         await s.client.delete(f"/sessions/{answer['session']}")
 

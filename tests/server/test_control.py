@@ -42,6 +42,8 @@ def test_every_command_is_understood() -> None:
         ('{"type": "update", "params": {"liveliness": 3}}', "less than or equal to 2"),
         ('{"type": "update", "params": {"liveliness": NaN}}', "liveliness"),
         ('{"type": "set_portrait", "portrait": 7}', "portrait"),
+        ('{"type": "update", "params": {"prompt": ""}}', "params.prompt"),
+        (f'{{"type": "update", "params": {{"prompt": "{2001 * "a"}"}}}}', "at most 2000"),
     ],
 )
 def test_what_is_not_understood_is_named(text: str, message: str) -> None:
@@ -51,7 +53,7 @@ def test_what_is_not_understood_is_named(text: str, message: str) -> None:
 
 
 def test_nothing_given_changes_nothing() -> None:
-    params = StreamParams(liveliness=1.7, look_at_camera=0.1)
+    params = StreamParams(liveliness=1.7, look_at_camera=0.1, prompt="A man laughs")
     assert Params().apply_to(params) == params
 
 
