@@ -35,7 +35,7 @@ class DecoderSettings:
 
     seconds: float
     batch: int = 16
-    fresh_clips: int = 512
+    fresh_clips: int = 1400
     """How many clips are rolled out before the stage, at each picture size and in each replica."""
     peak_rate: float = 3e-4
     generated_share: float = 0.8
@@ -101,8 +101,8 @@ class DecoderStage:
             made = vae.decode(z.transpose(1, 2), motion, vae.portrait_features(still), vae.new_state())
         picture = compare_pictures(made, frames, landmarks)
         verdict = self._critic(made, frames, chosen, centre)
-        loss = picture.l1 + picture.squared + 0.5 * picture.edges + 2.0 * picture.change
-        loss = loss + gan * (0.15 * verdict.matching + 0.015 * verdict.fooled)
+        loss = picture.l1 + picture.squared + 0.5 * picture.edges + 2.0 * (picture.change + picture.activity)
+        loss = loss + gan * (0.12 * verdict.matching + 0.008 * verdict.fooled)
         loss.backward()
         return {
             "l1": picture.l1.detach(), "edges": picture.edges.detach(), "flicker": picture.change.detach(),

@@ -130,13 +130,14 @@ def validate_dit(
         levels: The sampler's noise levels.
 
     Returns:
-        `mse` and `mse_face` of the latents, `psnr_db` and `psnr_face_db` of the pictures.
+        `mse` and `mse_face` of the latents, `psnr_db` and `psnr_face_db` of the pictures; `movement`, how much frames
+        change within a latent frame, relative to the truth, and `border`, how much more they change across its borders.
     """
     pool, view = latents.pool, latents.view
     clip = torch.arange(pool.num_held_out, device=pool.frames.device)
     made = roll_out(dit, latents, bank, clip, levels)
     error = (made - latents.latents[clip].transpose(1, 2).float()).square()
-    full, face = [], []
+    full, face, changes = [], [], []
     for k in clip[:VALIDATED_PICTURES].tolist():
         here, frame = clip[k : k + 1], torch.arange(1, 1 + pool.motion.shape[1], device=clip.device)
         real = view.pictures(here, frame)
@@ -145,10 +146,15 @@ def validate_dit(
             signal = motion_signal(pool.motion[here])
             picture = vae.decode(made[here], signal, portrait, vae.new_state())[0].clamp(-1, 1)
         weight = face_weights(view.landmarks(here, frame), *real.shape[-2:])[:, None]
+        changes.append(torch.stack([(x[1:] - x[:-1]).abs().mean((1, 2, 3)) for x in (picture, real)]))
         full.append(psnr_db(picture, real))
         face.append(psnr_db(picture, real, (weight > 3.5).float()))
     weighted = (error * latents.weights(clip)).mean()
+    change = torch.stack(changes).mean(0)
+    across = torch.arange(1, 1 + change.shape[1], device=change.device) % VAE_TEMPORAL_STRIDE == 0
+    within = change[:, ~across].mean(1)
     return {
         "mse": float(error.mean()), "mse_face": float(weighted),
         "psnr_db": sum(full) / len(full), "psnr_face_db": sum(face) / len(face),
+        "movement": float(within[0] / within[1]), "border": float(change[0, across].mean() / within[0]),
     }  # fmt: skip

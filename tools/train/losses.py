@@ -121,11 +121,16 @@ def crop(pictures_NCHW: Tensor, centre_N2: Tensor, size: int) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges 96 x 96 crops patch by patch; also gives its features for feature matching."""
+    """Judges 96 x 96 crops patch by patch; also gives its features for feature matching.
 
-    def __init__(self, widths: tuple[int, ...] = (48, 96, 192, 256)) -> None:
+    Args:
+        in_channels: Of the crops: 3 for each frame.
+        widths: Channels of the layers.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...] = (48, 96, 192, 256)) -> None:
         super().__init__()
-        layers, channels = [], 3
+        layers, channels = [], in_channels
         for i, width in enumerate(widths):
             layers.append(spectral_norm(nn.Conv2d(channels, width, 4, 2 if i < len(widths) - 1 else 1, 1)))
             channels = width

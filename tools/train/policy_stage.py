@@ -115,7 +115,8 @@ class PolicyStage(DitStage):
         picture = compare_pictures(made, frames, landmarks)
         verdict = self._critic(made, frames, chosen, centre)
         adversarial = self._settings.gan_weight * (12 * verdict.matching + verdict.fooled)
-        loss = 1.5 * (picture.l1 + picture.squared + 0.5 * picture.edges) + 2.0 * picture.change + gan * adversarial
+        loss = 1.5 * (picture.l1 + picture.squared + 0.5 * picture.edges) + 2.0 * (picture.change + picture.activity)
+        loss = loss + gan * adversarial
         return loss, {
             "l1": picture.l1.detach(), "edges": picture.edges.detach(), "flicker": picture.change.detach(),
             "judged": verdict.judged,
@@ -131,7 +132,7 @@ class PolicyStage(DitStage):
         first = torch.randint(1, blocks, (len(few),), device=device) * 3 - 1
         frame = 1 + 4 * first[:, None] + torch.arange(4 * DECODED_LATENTS, device=device)
         marks = view.landmarks(few[:, None], frame)
-        chosen = torch.randint(4, 4 * DECODED_LATENTS, (len(few), CROPS_PER_CLIP), device=device)
+        chosen = torch.randint(4, 4 * DECODED_LATENTS - 1, (len(few), CROPS_PER_CLIP), device=device)
         near = marks[torch.arange(len(few), device=device)[:, None], chosen].flatten(0, 1)
         on_mouth = torch.rand(len(near), 1, device=device) < 0.65
         centre = torch.where(on_mouth, mouth_centre(near), eye_centre(near))

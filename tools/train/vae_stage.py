@@ -102,7 +102,7 @@ def _draw_first_frames(blink_BF: Tensor) -> Tensor:
 
 
 def draw_crop_centres(landmarks_BFK2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Choose frames and points to look at closely: half mouths, a third eyes, the rest anywhere.
+    """Choose inner frames and points to look at closely: half mouths, a third eyes, the rest anywhere.
 
     Args:
         landmarks_BFK2: In px.
@@ -114,7 +114,7 @@ def draw_crop_centres(landmarks_BFK2: Tensor, height: int, width: int) -> tuple[
     """
     batch, frames = landmarks_BFK2.shape[:2]
     device = landmarks_BFK2.device
-    chosen = torch.randint(0, frames, (batch, CROPS_PER_SEQUENCE), device=device)
+    chosen = torch.randint(1, frames - 1, (batch, CROPS_PER_SEQUENCE), device=device)
     marks = landmarks_BFK2[torch.arange(batch, device=device)[:, None], chosen].flatten(0, 1)
     kind = torch.rand(len(marks), 1, device=device)
     anywhere = torch.rand(len(marks), 2, device=device) * torch.tensor([width, height], device=device)
@@ -195,7 +195,8 @@ class VaeStage:
         warp = F.l1_loss(F.avg_pool2d(warped.flatten(0, 1), 4), F.avg_pool2d(frames.flatten(0, 1), 4))
         change = (latents[:, 1:] - latents[:, :-1]).square().mean()
         verdict = self._critic(made, frames, chosen, centre)
-        loss = picture.l1 + picture.squared + 0.5 * picture.edges + picture.change + 0.25 * warp + 0.2 * draw
+        loss = picture.l1 + picture.squared + 0.5 * picture.edges + picture.change + picture.activity
+        loss = loss + 0.25 * warp + 0.2 * draw
         loss = loss + self._settings.latent_change_weight * change
         loss = loss + gan * (0.12 * verdict.matching + 0.012 * verdict.fooled)
         loss.backward()

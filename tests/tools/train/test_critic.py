@@ -21,7 +21,8 @@ def marks(count: int = 4) -> torch.Tensor:
 
 def test_equal_pictures_have_no_loss() -> None:
     losses = compare_pictures(frames(), frames(), marks())
-    assert [float(part) for part in (losses.l1, losses.squared, losses.edges, losses.change)] == [0, 0, 0, 0]
+    parts = (losses.l1, losses.squared, losses.edges, losses.change, losses.activity)
+    assert [float(part) for part in parts] == [0, 0, 0, 0, 0]
 
 
 def test_an_error_on_the_mouth_costs_more_than_one_elsewhere() -> None:
@@ -42,11 +43,20 @@ def test_flicker_is_a_change_and_a_constant_error_is_none() -> None:
     assert float(compare_pictures(real + 0.2, real, marks()).change) < 1e-6
 
 
+def test_movement_in_steps_is_too_little_and_then_too_much_activity() -> None:
+    """The same way in all, but the whole of it at once: half of the loss is of the still frames, half of the jump."""
+    real = torch.zeros(1, 5, 3, 112, 96) + torch.arange(5.0).mul(0.1).view(1, 5, 1, 1, 1)
+    steps = torch.zeros_like(real)
+    steps[:, 4] += 0.4
+    assert float(compare_pictures(steps, real, marks(5)).activity) == pytest.approx((3 * 0.1 + 0.3) / 4, rel=0.05)
+    assert float(compare_pictures(real.flip(1), real, marks(5)).activity) < 1e-5, "where to, it does not ask"
+
+
 def test_a_verdict_trains_the_judge_and_gives_gradients_to_the_made_pictures_alone() -> None:
     torch.manual_seed(0)
     critic = Critic(torch.device("cpu"))
-    made, real = frames(1).requires_grad_(), frames(2) * 0.1
-    chosen, centre = torch.tensor([[0, 3]]), torch.tensor([[48.0, 50.0], [40.0, 60.0]])
+    made, real = frames(1, 8).requires_grad_(), frames(2, 8) * 0.1
+    chosen, centre = torch.tensor([[1, 6]]), torch.tensor([[48.0, 50.0], [40.0, 60.0]])
     verdicts = []
     for _ in range(12):
         critic.learner.clear()
@@ -58,4 +68,5 @@ def test_a_verdict_trains_the_judge_and_gives_gradients_to_the_made_pictures_alo
     (verdicts[-1].matching + verdicts[-1].fooled).backward()  # type: ignore[no-untyped-call]
     assert torch.equal(critic.learner.gradients, before)
     assert made.grad is not None
-    assert [bool(made.grad[0, frame].any()) for frame in range(4)] == [True, False, False, True]
+    seen = [bool(made.grad[0, frame].any()) for frame in range(8)]
+    assert seen == [True, True, True, False, False, True, True, True], "each with its neighbours"

@@ -90,6 +90,6 @@ def test_a_crop_is_centred_and_moved_inside_at_the_edges() -> None:
 
 def test_the_discriminator_judges_patches_and_gives_its_features() -> None:
     torch.manual_seed(0)
-    judged, features = PatchDiscriminator(widths=(4, 8))(torch.randn(2, 3, 32, 32))
+    judged, features = PatchDiscriminator(3, widths=(4, 8))(torch.randn(2, 3, 32, 32))
     assert judged.shape[:2] == (2, 1)
     assert [feature.shape[1] for feature in features] == [4, 8]

@@ -86,7 +86,7 @@ def test_half_of_the_crops_are_at_the_mouth() -> None:
     chosen, centre = draw_crop_centres(marks, 1000, 2000)
     assert chosen.shape == (400, 3)
     assert centre.shape == (1200, 2)
-    assert set(chosen.unique().tolist()) == set(range(12))
+    assert set(chosen.unique().tolist()) == set(range(1, 11)), "each has a frame before and after it"
     near = [
         float(((centre - torch.tensor(at)).norm(dim=1) < 40).float().mean()) for at in ((100.0, 300.0), (100.0, 100.0))
     ]
