@@ -15,12 +15,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.api import EngineInfo, FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
-from pipeline.errors import AvatarError, WorkerError
+from pipeline.errors import AvatarError, StreamLimitReached, WorkerError
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
 from server.clock import Clock
 from server.config import SessionConfig
-from server.control import Counters, Params, ledger_message, state_message, stats_message
+from server.control import Counters, Params, ledger_message, problem_message, state_message, stats_message
 from server.engine import WatchedEngine
+from server.errors import EngineNotReady, reply_for
+from server.events import wait_for_one
 from server.ledger import History, report
 from server.lifecycle import Event, State, next_state
 from server.logs import SessionLog
@@ -36,6 +38,8 @@ __all__ = ["ControlSink", "PeerLink", "Session"]
 
 _LOGGER = logging.getLogger(__name__)
 _REOPEN_DELAY_S = 0.5
+_MAX_REOPENS = 20
+_PASSING = (WorkerError, StreamLimitReached, EngineNotReady)
 _STATS_PERIOD_S = 1.0
 
 
@@ -166,6 +170,11 @@ class Session:
             unwatch()
             await self._clean_up(peer)
 
+    @property
+    def portrait_id(self) -> str | None:
+        """Id of the portrait that is shown; None when there is none at all."""
+        return None if self._portrait is None else self._portrait.id
+
     def close(self) -> None:
         """End the session soon; a second call does nothing."""
         self._closing.set()
@@ -280,13 +289,7 @@ class Session:
 
     async def _wait_connected(self, peer: PeerLink) -> None:
         """Return once the peer is connected; raise _Ended when it will not be."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (peer.connected, peer.closed, self._closing)]
-        try:
-            await asyncio.wait(waits, timeout=self._config.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        await wait_for_one(peer.connected, peer.closed, self._closing, timeout_s=self._config.connect_timeout_s)
         if not peer.connected.is_set() or self._closing.is_set():
             raise _Ended("the peer never connected")
 
@@ -311,14 +314,7 @@ class Session:
 
     async def _watch(self, peer: PeerLink) -> None:
         """End the group when the peer is gone or the session is closed."""
-        closed = asyncio.create_task(peer.closed.wait(), name=f"{self.id}-peer-closed")
-        closing = asyncio.create_task(self._closing.wait(), name=f"{self.id}-closing")
-        try:
-            await asyncio.wait((closed, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closed.cancel()
-            closing.cancel()
-            await asyncio.gather(closed, closing, return_exceptions=True)
+        await wait_for_one(peer.closed, self._closing)
         raise _Ended("it was closed" if self._closing.is_set() else "the peer is gone")
 
     async def _feed(self) -> None:
@@ -372,7 +368,8 @@ class Session:
         )
 
     async def _reopen(self) -> Stream:
-        """Wait for the engine and open a new stream, as often as it takes."""
+        """Wait for the engine and open a new stream; where that cannot help any more, say so and end the session."""
+        num_failures = 0
         while True:
             self._engine_changed.clear()
             info = self._engine.info
@@ -382,15 +379,25 @@ class Session:
             try:
                 await self._fit_portrait(info)
                 request = self._request()
-                async with asyncio.timeout(self._config.open_timeout_s):
-                    stream = await self._engine.open(request)
-            except (AvatarError, TimeoutError) as exc:
-                self._log.warning("the engine opened no stream: %s", exc or "it took too long")
+                stream = await self._open_in_time(request)
+            except AvatarError as exc:
+                self._log.warning("the engine opened no stream: %s", exc)
+                num_failures += 1
+                if num_failures == _MAX_REOPENS or not isinstance(exc, _PASSING):
+                    self._send(problem_message(reply_for(exc, retry_after_s=math.ceil(_REOPEN_DELAY_S))))
+                    raise _Ended("the engine opens no stream for it any more") from exc
                 await self._clock.wait_until_s(self._engine_changed, self._clock.now_s() + _REOPEN_DELAY_S)
                 continue
             self._begin_stream(stream)
             await self._catch_up(stream, request)
             return stream
+
+    async def _open_in_time(self, request: StreamRequest) -> Stream:
+        try:
+            async with asyncio.timeout(self._config.open_timeout_s):
+                return await self._engine.open(request)
+        except TimeoutError as exc:
+            raise WorkerError(f"the engine opened no stream within {self._config.open_timeout_s:g} s") from exc
 
     async def _fit_portrait(self, info: EngineInfo) -> None:
         """Cut the portrait again where the engine came back with another frame size; an upload may be gone by now."""
@@ -480,7 +487,7 @@ class Session:
                 session_id=self.id,
                 state=self.state,
                 epoch=self.epoch,
-                portrait=None if self._portrait is None else self._portrait.id,
+                portrait=self.portrait_id,
                 playout_delay_ms=round(self.playout_delay_s * 1000.0),
                 engine=self._engine.state,
             )

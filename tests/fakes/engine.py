@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +161,10 @@ class FakeEngine:
                 stream.crash()
         for listener in list(self._listeners):
             listener()
+
+    def resize(self, *, height_px: int, width_px: int) -> None:
+        """Come back with another frame; streams still make the old one."""
+        self._info = replace(self._info, height_px=height_px, width_px=width_px)
 
     async def open(self, request: StreamRequest) -> FakeStream:
         if self.refusals:

@@ -303,6 +303,34 @@ async def test_an_engine_that_refuses_a_new_stream_is_asked_again() -> None:
         assert len(r.engine.streams) == 2
 
 
+async def test_an_engine_that_refuses_for_ever_is_not_asked_for_ever_and_the_viewer_is_told() -> None:
+    async with room() as r:
+        await r.speak(1.0)
+        r.engine.refusals = [WorkerError("this model is broken") for _ in range(1000)]
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        await r.clock.advance(30.0)
+        assert len(r.engine.refusals) > 900
+        assert r.control.states[-1] == "closed"
+        assert [(message["code"], message["message"]) for message in r.control.of("error")] == [
+            ("engine_not_ready", "this model is broken")
+        ]
+
+
+async def test_an_engine_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with room(config=SessionConfig(open_timeout_s=0.01)) as r:
+        await r.speak(1.0)
+        r.engine.open_gate.clear()
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        while "opened no stream within 0.01 s" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody of a change
+            await asyncio.sleep(0.001)
+        r.engine.open_gate.set()
+        await r.clock.advance(3.0)
+        assert len(r.engine.streams) == 2
+        assert r.control.of("error") == []
+
+
 async def test_an_interrupt_begins_an_epoch_and_mutes_what_was_said_before() -> None:
     async with room() as r:
         await r.speak(3.0)
@@ -415,6 +443,20 @@ async def test_a_restart_needs_no_upload_that_is_gone_by_now() -> None:
         await r.clock.advance(3.0)
         assert len(r.engine.streams) == 2
         assert r.control.of("state")[-1]["portrait"] == "gone"
+
+
+async def test_where_the_frame_has_changed_and_the_upload_is_gone_the_viewer_is_told_and_the_session_ends() -> None:
+    async with room() as r:
+        await r.session.set_portrait(portrait("gone"))
+        r.engine.become("restarting")
+        r.engine.resize(height_px=32, width_px=16)
+        r.engine.become("ready")
+        await r.clock.advance(3.0)
+        assert r.control.states[-1] == "closed"
+        assert [(message["code"], message["message"]) for message in r.control.of("error")] == [
+            ("not_found", "portrait 'gone' does not exist")
+        ]
+        assert len(r.engine.streams) == 1
 
 
 async def test_an_interrupt_that_outlives_its_stream_does_not_silence_the_next_one() -> None:
