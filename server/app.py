@@ -57,7 +57,9 @@ def create_app(
     clock = clock or MonotonicClock()
     metrics = Metrics()
     images = ThreadPoolExecutor(config.image_threads, thread_name_prefix="visavis-image")
-    portraits = PortraitStore(images, max_uploads=config.max_uploads)
+    portraits = PortraitStore(
+        images, max_uploads=config.max_uploads, max_uploads_per_visitor=config.max_uploads_per_visitor
+    )
     sessions = Sessions(engine, portraits, config=config, clock=clock, metrics=metrics)
 
     @asynccontextmanager

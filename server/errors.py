@@ -8,6 +8,7 @@ AvatarError (pipeline/errors.py)
     ├── NotFound
     ├── TooLarge (also ValueError)
     ├── SessionLimitReached
+    ├── UploadLimitReached
     ├── EngineNotReady
     ├── SignalingError (also ValueError)
     └── UnsupportedMedia (also ValueError)
@@ -29,6 +30,7 @@ __all__ = [
     "TooLarge",
     "UnknownHost",
     "UnsupportedMedia",
+    "UploadLimitReached",
     "reply_for",
 ]
 
@@ -135,6 +137,21 @@ class SessionLimitReached(SessionError):
         return f"all {self.max_sessions} sessions are taken"
 
 
+class UploadLimitReached(SessionError):
+    """There is no room for another uploaded portrait.
+
+    Args:
+        num_shown: How many uploads there are; live sessions show all of them.
+    """
+
+    def __init__(self, num_shown: int) -> None:
+        super().__init__(num_shown)
+        self.num_shown = num_shown
+
+    def __str__(self) -> str:
+        return f"no room for another upload: sessions show all {self.num_shown} that can be kept"
+
+
 class EngineNotReady(SessionError):
     """The engine is starting, restarting or has failed.
 
@@ -214,6 +231,7 @@ _TABLE: tuple[tuple[type[AvatarError], int, str], ...] = (
     (MediaError, 422, "bad_portrait"),
     (SessionLimitReached, 503, "session_limit_reached"),
     (StreamLimitReached, 503, "session_limit_reached"),
+    (UploadLimitReached, 503, "upload_limit_reached"),
     (EngineNotReady, 503, "engine_not_ready"),
     (WorkerError, 503, "engine_not_ready"),
     (SignalingError, 400, "bad_sdp"),

@@ -1,6 +1,7 @@
 """The portraits that a session can show: those that ship with the code, and uploads kept in memory.
 
 The id of an upload cannot be guessed and is told only to whoever uploaded it: who knows it may see and use the picture.
+A visitor keeps a few: a further one takes the place of the oldest, but never of one that a live session shows.
 
 State changes on the loop only; pictures are decoded, cut and encoded on an executor of their own.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.portrait import Crop, PortraitSource, load_portrait
-from server.errors import NotFound
+from server.errors import NotFound, UploadLimitReached
 
 __all__ = ["FrameSize", "Portrait", "PortraitCut", "PortraitStore"]
 
@@ -74,6 +75,8 @@ class Portrait:
     """The part that is shown; None means the part that suits the engine's frame best."""
     is_face_found: bool
     """Whether the crop was laid around a face."""
+    visitor: str | None = None
+    """Who uploaded it; None for a default."""
     version: int = 1
     """Goes up with every change of the crop."""
 
@@ -109,12 +112,14 @@ class PortraitStore:
 
     Args:
         executor: Where pictures are worked on.
-        max_uploads: How many uploads are kept; the oldest goes.
+        max_uploads: How many uploads are kept.
+        max_uploads_per_visitor: How many of them may be of one visitor.
     """
 
-    def __init__(self, executor: Executor, *, max_uploads: int) -> None:
+    def __init__(self, executor: Executor, *, max_uploads: int, max_uploads_per_visitor: int) -> None:
         self._executor = executor
         self._max_uploads = max_uploads
+        self._max_uploads_per_visitor = max_uploads_per_visitor
         self._portraits: dict[str, Portrait] = {}
         self._pngs: dict[tuple[str, int, FrameSize | None], bytes] = {}
 
@@ -167,19 +172,25 @@ class PortraitStore:
         except KeyError as exc:
             raise NotFound("portrait", portrait_id) from exc
 
-    async def upload(self, data: bytes, size: FrameSize) -> Portrait:
+    async def upload(
+        self, data: bytes, size: FrameSize, *, visitor: str, shown: Callable[[], Collection[str]]
+    ) -> Portrait:
         """Take an uploaded image file.
 
         Args:
             data: The file, untrusted.
             size: Size of the engine's frame.
+            visitor: Who uploads it.
+            shown: Says which portraits live sessions show now.
 
         Returns:
             The new portrait.
 
         Raises:
+            UploadLimitReached: There is no room for it.
             MediaError: It cannot be used.
         """
+        self._find_surplus(visitor, shown())
         source, crop, is_face_found = await self._off_loop(lambda: _decode(data, size))
         portrait = Portrait(
             id=f"u-{secrets.token_hex(16)}",
@@ -188,11 +199,13 @@ class PortraitStore:
             source=source,
             crop=crop,
             is_face_found=is_face_found,
+            visitor=visitor,
         )
+        # Others may have come while this one was decoded.
+        surplus_id = self._find_surplus(visitor, shown())
+        if surplus_id is not None:
+            del self._portraits[surplus_id]
         self._portraits[portrait.id] = portrait
-        uploads = [name for name, kept in self._portraits.items() if kept.kind == "upload"]
-        for name in uploads[: max(0, len(uploads) - self._max_uploads)]:
-            del self._portraits[name]
         self._prune()
         return portrait
 
@@ -256,6 +269,21 @@ class PortraitStore:
             self._pngs[key] = await self._off_loop(lambda: _encode(portrait, size))
         suffix = "whole" if size is None else f"{size.width_px}x{size.height_px}"
         return self._pngs[key], f'"{portrait_id}-{portrait.version}-{suffix}"'
+
+    def _find_surplus(self, visitor: str, shown: Collection[str]) -> str | None:
+        """Choose the upload that goes for a new one of a visitor; None where there is room."""
+        uploads = [portrait for portrait in self._portraits.values() if portrait.kind == "upload"]
+        own = [portrait for portrait in uploads if portrait.visitor == visitor]
+        if len(own) >= self._max_uploads_per_visitor:
+            candidates = own
+        elif len(uploads) >= self._max_uploads:
+            candidates = own + [portrait for portrait in uploads if portrait.visitor != visitor]
+        else:
+            return None
+        for portrait in candidates:
+            if portrait.id not in shown:
+                return portrait.id
+        raise UploadLimitReached(len(candidates))
 
     def _prune(self) -> None:
         """Forget pictures of portraits and versions that are gone."""

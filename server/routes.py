@@ -1,6 +1,7 @@
 """Every endpoint of client/PROTOCOL.md, as a thin layer over sessions and portraits."""
 
 import asyncio
+import ipaddress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,7 @@ from server.metrics import Metrics
 from server.portraits import PortraitStore
 from server.sessions import Sessions
 
-__all__ = ["Routes"]
+__all__ = ["Routes", "visitor_of"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -139,7 +140,12 @@ class Routes:
                 limit_bytes=self._config.max_portrait_bytes,
                 timeout_s=self._config.body_timeout_s,
             )
-            portrait = await self._portraits.upload(data, size)
+            portrait = await self._portraits.upload(
+                data,
+                size,
+                visitor=visitor_of(request.client.host if request.client else ""),
+                shown=lambda: self._sessions.shown_portraits,
+            )
         return JSONResponse(portrait.detail, status_code=201)
 
     async def portrait_png(self, request: Request, portrait_id: str) -> Response:
@@ -220,3 +226,19 @@ class Routes:
         return await read_json(
             request, model, limit_bytes=self._config.max_json_bytes, timeout_s=self._config.body_timeout_s
         )
+
+
+def visitor_of(address: str) -> str:
+    """Name the visitor behind an address.
+
+    Args:
+        address: Of the client, as uvicorn gives it.
+
+    Returns:
+        The address; of an IPv6 address the network, because a single machine has as many addresses in it as it likes.
+    """
+    try:
+        version_6 = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(version_6.ipv4_mapped or ipaddress.IPv6Network((version_6, 64), strict=False))

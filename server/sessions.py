@@ -72,6 +72,11 @@ class Sessions:
         return len(self._sessions) + self._num_opening
 
     @property
+    def shown_portraits(self) -> set[str]:
+        """Ids of the portraits that open sessions show."""
+        return {session.portrait_id for session in self._sessions.values() if session.portrait_id is not None}
+
+    @property
     def last_info(self) -> EngineInfo | None:
         """What the engine can do, as last known; None before it was ready once."""
         self._last_info = self._engine.info or self._last_info

@@ -240,6 +240,20 @@ async def test_a_portrait_is_uploaded_and_its_crop_moved(assets: Path) -> None:
         assert (await s.client.get(moved.json()["url"])).status_code == 200
 
 
+async def test_an_upload_too_many_is_refused_while_sessions_show_the_others(assets: Path) -> None:
+    async with served(assets, max_uploads=1) as s, viewer() as peer:
+        image = {"content": png(), "headers": {"Content-Type": "image/png"}}
+        first, second = [(await s.client.post("/api/portraits", **image)).json()["id"] for _ in range(2)]
+        assert (await s.client.get(f"/api/portraits/{first}.png")).status_code == 404
+        answer = (await s.client.post("/offer", json=offer_of(peer, portrait=second))).json()
+        refused = await s.client.post("/api/portraits", **image)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "upload_limit_reached")
+        assert refused.headers["retry-after"] == "5"
+        assert (await s.client.get(f"/api/portraits/{second}.png")).status_code == 200
+        await s.client.delete(f"/sessions/{answer['session']}")
+        assert (await s.client.post("/api/portraits", **image)).status_code == 201
+
+
 async def test_only_so_many_uploads_are_taken_in_at_once_and_the_others_wait(assets: Path) -> None:
     num_read, may_go_on = 0, asyncio.Event()
 

@@ -1,8 +1,9 @@
 """Tests of server/portraits.py: defaults, uploads and crops."""
 
+import asyncio
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from PIL import Image
 
 from pipeline.errors import MediaError
 from pipeline.portrait import Crop
-from server.errors import NotFound
-from server.portraits import FrameSize, PortraitStore
+from server.errors import NotFound, UploadLimitReached
+from server.portraits import FrameSize, Portrait, PortraitStore
 
 pytestmark = pytest.mark.unit
 
@@ -26,10 +27,16 @@ def image(width_px: int, height_px: int, colour: tuple[int, int, int] = (200, 30
     return out.getvalue()
 
 
+async def upload(
+    store: PortraitStore, data: bytes | None = None, *, visitor: str = "me", shown: Collection[str] = ()
+) -> Portrait:
+    return await store.upload(data or image(100, 100), SIZE, visitor=visitor, shown=lambda: shown)
+
+
 @pytest.fixture
 def store() -> Iterator[PortraitStore]:
     with ThreadPoolExecutor(1) as executor:
-        yield PortraitStore(executor, max_uploads=2)
+        yield PortraitStore(executor, max_uploads=4, max_uploads_per_visitor=2)
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ async def test_a_frame_of_another_aspect_gets_a_crop_of_its_own(store: PortraitS
 
 
 async def test_a_picture_is_served_as_png_and_its_tag_changes_with_it(store: PortraitStore) -> None:
-    portrait = await store.upload(image(300, 300), SIZE)
+    portrait = await upload(store, image(300, 300))
     png, tag = await store.png(portrait.id, SIZE)
     assert Image.open(io.BytesIO(png)).size == (64, 96)
     assert (await store.png(portrait.id, SIZE))[1] == tag
@@ -84,7 +91,7 @@ async def test_before_the_engine_is_known_the_whole_picture_is_served(store: Por
 
 
 async def test_an_upload_says_how_it_is_cut(store: PortraitStore) -> None:
-    portrait = await store.upload(image(300, 200), SIZE)
+    portrait = await upload(store, image(300, 200))
     detail = portrait.detail
     assert detail["kind"] == "upload"
     assert detail["image"] == {"width_px": 300, "height_px": 200}
@@ -92,16 +99,52 @@ async def test_an_upload_says_how_it_is_cut(store: PortraitStore) -> None:
     assert detail["crop"]["width_px"] / detail["crop"]["height_px"] == pytest.approx(64 / 96, rel=0.02)
 
 
-async def test_the_oldest_upload_goes_and_the_defaults_stay(store: PortraitStore, folder: Path) -> None:
+async def test_the_oldest_upload_of_a_visitor_goes_for_a_further_one_and_nobody_elses(
+    store: PortraitStore, folder: Path
+) -> None:
     await store.load_defaults(folder)
-    ids = [(await store.upload(image(100, 100), SIZE)).id for _ in range(3)]
-    assert [entry["id"] for entry in store.list(ids)] == ["ada", "bo", *ids[1:]]
+    other = await upload(store, visitor="other")
+    ids = [(await upload(store)).id for _ in range(9)]
+    assert [entry["id"] for entry in store.list([other.id, *ids])] == ["ada", "bo", other.id, *ids[-2:]]
     with pytest.raises(NotFound):
         store.get(ids[0])
 
 
+async def test_where_all_visitors_together_have_too_many_the_oldest_of_all_goes(store: PortraitStore) -> None:
+    ids = [(await upload(store, visitor=name)).id for name in ("a", "b", "b", "c", "d")]
+    assert [entry["id"] for entry in store.list(ids)] == ids[1:]
+    again = (await upload(store, visitor="d")).id
+    assert [entry["id"] for entry in store.list([*ids, again])] == [*ids[1:4], again], "one's own goes first"
+
+
+async def test_an_upload_that_a_session_shows_stays(store: PortraitStore) -> None:
+    shown: set[str] = set()
+    ids = [(await upload(store, shown=shown)).id for _ in range(2)]
+    shown.add(ids[0])
+    ids.append((await upload(store, shown=shown)).id)
+    assert [entry["id"] for entry in store.list(ids)] == [ids[0], ids[2]]
+    shown.add(ids[2])
+    with pytest.raises(UploadLimitReached, match="sessions show all 2 that can be kept"):
+        await upload(store, shown=shown)
+    ids += [(await upload(store, visitor=name, shown=shown)).id for name in ("b", "c")]
+    shown |= {*ids}
+    with pytest.raises(UploadLimitReached, match="sessions show all 4 that can be kept"):
+        await upload(store, visitor="d", shown=shown)
+    assert [entry["id"] for entry in store.list(ids)] == [ids[0], *ids[2:]]
+
+
+async def test_a_session_that_begins_while_an_upload_is_decoded_keeps_its_portrait(store: PortraitStore) -> None:
+    shown: set[str] = set()
+    ids = [(await upload(store, shown=shown)).id for _ in range(2)]
+    coming = asyncio.create_task(upload(store, shown=shown))
+    await asyncio.sleep(0)
+    shown.add(ids[0])
+    ids.append((await coming).id)
+    assert [entry["id"] for entry in store.list(ids)] == [ids[0], ids[2]]
+
+
 async def test_an_upload_is_shown_to_nobody_who_does_not_know_its_id(store: PortraitStore, folder: Path) -> None:
-    first, second = await store.upload(image(100, 100), SIZE), await store.upload(image(100, 100), SIZE)
+    first, second = await upload(store), await upload(store)
     assert store.default_id is None
     await store.load_defaults(folder)
     assert [entry["id"] for entry in store.list()] == ["ada", "bo"]
@@ -111,7 +154,7 @@ async def test_an_upload_is_shown_to_nobody_who_does_not_know_its_id(store: Port
 
 
 async def test_a_crop_outside_the_image_is_refused_and_changes_nothing(store: PortraitStore) -> None:
-    portrait = await store.upload(image(300, 300), SIZE)
+    portrait = await upload(store, image(300, 300))
     with pytest.raises(MediaError, match="inside the image of 300x300 px"):
         await store.move_crop(portrait.id, Crop(x_px=250, y_px=0, width_px=100, height_px=150), SIZE)
     assert store.get(portrait.id) == portrait
@@ -125,4 +168,4 @@ async def test_the_crop_of_a_default_cannot_be_moved(store: PortraitStore, folde
 
 async def test_a_text_is_no_portrait(store: PortraitStore) -> None:
     with pytest.raises(MediaError):
-        await store.upload(b"hello", SIZE)
+        await upload(store, b"hello")
