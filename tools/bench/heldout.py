@@ -104,7 +104,7 @@ def draw_speaking(
         brow=motion[:, 6],
         smile=np.full(len(motion), SMILE, np.float32),
     )
-    # As the clips of training (tools/train/clips.py): loud speech opens wider.
+    # Loud speech opens wider, as in training's clips, which are wider than life all in all (tools/train/clips.py).
     jaw_gain = (0.72 + 0.33 * np.clip(loudness, 0, 1.3)).astype(np.float32)
     expression = expression_from(visemes, face, jaw_gain=jaw_gain)
     pose = (sitter.pose + motion[:, :3]).astype(np.float32)

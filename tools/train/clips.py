@@ -25,6 +25,10 @@ MOUTH_LANDMARKS = slice(0, 4)
 EYE_LANDMARKS = slice(4, 6)
 OPEN_REFERENCE_SHARE = 0.15
 """Share of the people whose portrait does not rest its mouth: people upload such pictures."""
+JAW_GAIN = (0.95, 1.35)
+"""Range of how wide people open their mouths. Wider than life: where the sound leaves several openings possible, the
+transformer shows their mean, and all in all two thirds of what it was shown.
+"""
 WARM_UP_FRAMES = 100
 """Frames that the planner runs before the clip, so that clips do not all begin in the rest pose."""
 
@@ -71,7 +75,7 @@ class ClipMaker:
         motion, reference_pose, reference_motion = _plan(rng, loudness)
 
         smile = np.float32(np.clip(rng.normal(0.03, 0.1), 0, 0.3))
-        jaw_gain = (rng.uniform(0.85, 1.15) * (0.72 + 0.33 * np.clip(loudness, 0, 1.3))).astype(np.float32)
+        jaw_gain = (rng.uniform(*JAW_GAIN) * (0.72 + 0.33 * np.clip(loudness, 0, 1.3))).astype(np.float32)
         still_visemes = np.zeros((1, visemes.shape[1]), np.float32)
         if rng.random() < OPEN_REFERENCE_SHARE:
             still_visemes[0, rng.integers(visemes.shape[1])] = rng.uniform(0.3, 1.0)

@@ -18,7 +18,7 @@ from tools.train.views import ClipView
 __all__ = ["LatentPool", "draw_reference_position", "roll_out", "validate_dit"]
 
 CLOSURE = VISEMES.index("PP")
-CLOSURE_WEIGHT = 1.5
+CLOSURE_WEIGHT = 3.0
 """How much more a latent frame counts in which the lips close for p, b or m: closures are short and rare, and a network
 that smooths them over loses little otherwise.
 """
