@@ -10,7 +10,7 @@ Shape letters: B batch (of 1), N samples, C channels, T states, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,25 +19,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import remove_parametrizations
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from pipeline.audio.context import STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES
 from pipeline.errors import WeightsError
 from pipeline.weights.headers import read_torch
 from pipeline.weights.shards import read_tensors
+from pipeline.weights.wav2vec import POSITION_PARTS, POSITIONS, is_needed, read_wav2vec_sizes
 
 __all__ = ["PUBLISHED_FOLDER", "Wav2Vec", "published_config"]
 
 PUBLISHED_FOLDER = "wav2vec2-large-xlsr-53-english"
 """Name of the network's folder in a published checkpoint."""
-
-_PREFIX = "wav2vec2."
-_POSITIONS = f"{_PREFIX}encoder.pos_conv_embed.conv"
-# Two spellings of the norm and the direction of a weight that is stored in two parts.
-_WEIGHT_PARTS = (
-    (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"),
-    (f"{_POSITIONS}.parametrizations.weight.original0", f"{_POSITIONS}.parametrizations.weight.original1"),
-)
-# Stands for masked sound in training.
-_MASK = f"{_PREFIX}masked_spec_embed"
 
 
 def published_config() -> Wav2Vec2Config:
@@ -139,7 +129,7 @@ class Wav2Vec(nn.Module):
         with torch.device("meta"):
             network = cls(config)
         try:
-            weights = _folded({name: tensor.to(device, dtype) for name, tensor in tensors if _is_needed(name)})
+            weights = _folded({name: tensor.to(device, dtype) for name, tensor in tensors if is_needed(name)})
         except ValueError as exc:
             raise WeightsError(str(path), str(exc)) from exc
         _check(weights, network.state_dict(), path)
@@ -155,43 +145,23 @@ def _find_weights(folder: Path) -> Path:
 
 
 def _read_config(path: Path) -> Wav2Vec2Config:
+    read_wav2vec_sizes(path)
     try:
-        config = Wav2Vec2Config.from_json_file(str(path))
-        field_samples, hop_samples = _receptive_field(config.conv_kernel, config.conv_stride)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as exc:
+        return Wav2Vec2Config.from_json_file(str(path))
+    except (ValueError, TypeError, StrictDataclassError) as exc:
         raise WeightsError(str(path), f"the sizes cannot be read ({_first_line(exc)})") from exc
-    if (field_samples, hop_samples) != (STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES):
-        reason = f"a state is made of {field_samples} samples every {hop_samples}"
-        raise WeightsError(str(path), f"{reason}, but it has to be {STATE_FIELD_SAMPLES} every {STATE_HOP_SAMPLES}")
-    if not config.do_stable_layer_norm:
-        raise WeightsError(str(path), "do_stable_layer_norm is false, but it has to be true")
-    return config
-
-
-def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
-    """Count the samples that make a state, and those from one state to the next."""
-    field_samples, hop_samples = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        field_samples += (kernel - 1) * hop_samples
-        hop_samples *= stride
-    return field_samples, hop_samples
-
-
-def _is_needed(name: str) -> bool:
-    """Leave out the letters above the network and what is for training."""
-    return name.startswith(_PREFIX) and name != _MASK
 
 
 def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Make one weight of the two parts that it is stored in, with the rounding of the weights' dtype."""
-    for norm, direction in _WEIGHT_PARTS:
+    for norm, direction in POSITION_PARTS:
         if norm not in weights or direction not in weights:
             continue
         given, right = tuple(weights[norm].shape), (1, 1, weights[direction].shape[-1])
         if given != right:  # The kernel does not look.
             raise ValueError(f"{norm} has shape {given}, but it has to be {right}")
         rest = {name: tensor for name, tensor in weights.items() if name not in (norm, direction)}
-        return rest | {f"{_POSITIONS}.weight": torch._weight_norm(weights[direction], weights[norm], 2)}
+        return rest | {f"{POSITIONS}.weight": torch._weight_norm(weights[direction], weights[norm], 2)}
     return weights
 
 
@@ -207,6 +177,4 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) ->
 
 
 def _first_line(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror.lower()
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

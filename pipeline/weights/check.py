@@ -6,10 +6,10 @@ Only headers are read, so that 45 GB are checked in seconds, on any machine and 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import WeightsError
 from pipeline.models.dit_config import DiTConfig
@@ -19,6 +19,7 @@ from pipeline.weights.lora import find_pairs, published_rank
 from pipeline.weights.official import OfficialFolder, find_official, read_dit_config
 from pipeline.weights.sizes import Sizes, text_encoder_sizes, vae_config
 from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes, text_encoder_shapes, vae_shapes
+from pipeline.weights.wav2vec import is_needed, read_wav2vec_sizes, wav2vec_shapes
 
 __all__ = ["Part", "Report", "check_folder"]
 
@@ -27,8 +28,8 @@ _AUDIO_WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, TensorHeader]]], ...
     ("model.safetensors", read_safetensors),
     ("pytorch_model.bin", read_torch_headers),
 )
-_AUDIO_LAYER = re.compile(r"wav2vec2\.encoder\.layers\.(\d+)\.attention\.q_proj\.weight")
 _TOKENIZER_NAME = "tokenizer.json"
+_END_MARK = "</s>"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,7 +127,8 @@ def check_folder(folder: Path) -> Report:
     _check_tensors(vae, vae_shapes(sizes.vae))
     _check_tensors(text_encoder, text_encoder_shapes(**sizes.text_encoder))
     adapter = _check_adapter(files.adapter, config, shapes)
-    tokenizer, audio_encoder = _check_tokenizer(files.tokenizer), _check_audio_encoder(files.audio_encoder, config)
+    tokenizer = _check_tokenizer(files.tokenizer, sizes.text_encoder["vocabulary_tokens"])
+    audio_encoder = _check_audio_encoder(files.audio_encoder, config)
     return Report(files, sizes, [transformer, adapter, vae, text_encoder, tokenizer, audio_encoder])
 
 
@@ -152,6 +154,9 @@ def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
                 place = f"puts it into {index[name].name}" if name in index else "does not name it"
                 part.problems.append(WeightsError(str(shard), f"tensor {name} is here, but the index {place}"))
             part.headers[name], homes[name] = header, shard
+    for name in sorted(index.keys() - shapes.keys() - part.headers.keys()):
+        words = f"it names tensor {name}, which is none of the transformer's"
+        part.problems.append(WeightsError(str(files.dit_index), words))
     wanted = {name: shape for name, shape in shapes.items() if index.get(name, shards[0]) not in unreadable}
 
     def where(name: str) -> Path:
@@ -175,14 +180,30 @@ def _check_tensors(part: Part, shapes: Shapes) -> None:
         part.problems += _compare(part.headers, shapes, lambda _: part.path, f"the {part.name}")
 
 
-def _check_tokenizer(folder: Path) -> Part:
+def _check_tokenizer(folder: Path, vocabulary_tokens: int) -> Part:
     part = Part(name="tokenizer", purpose="prompt to numbers for the text encoder", path=folder / _TOKENIZER_NAME)
     try:
-        read_json(part.path)
+        words = _pieces(read_json(part.path))
         part.num_bytes = part.path.stat().st_size
     except WeightsError as exc:
         part.problems.append(exc)
+        return part
+    if _END_MARK not in words:
+        part.problems.append(WeightsError(str(part.path), f"it knows no {_END_MARK}: not the text encoder's tokenizer"))
+    elif len(words) > vocabulary_tokens:
+        rule = f"but the text encoder has {vocabulary_tokens}: not its tokenizer"
+        part.problems.append(WeightsError(str(part.path), f"it has {len(words)} tokens, {rule}"))
     return part
+
+
+def _pieces(tokenizer: Mapping[str, Any]) -> set[str]:
+    """Find the tokens that a tokenizer's file lists; none where it is something else."""
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    listed = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(listed, list):  # pieces with their scores
+        listed = [piece[0] for piece in listed if isinstance(piece, list) and piece]
+    extra = [entry.get("content") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    return {piece for piece in (*(listed or ()), *extra) if isinstance(piece, str)}
 
 
 def _check_audio_encoder(folder: Path, config: DiTConfig) -> Part:
@@ -191,20 +212,24 @@ def _check_audio_encoder(folder: Path, config: DiTConfig) -> Part:
         (folder / _AUDIO_WEIGHTS[0][0], _AUDIO_WEIGHTS[0][1]),
     )
     part = _read(path, "audio encoder", "sound to features for the transformer", read)
-    layers = {match[1] for name in part.headers if (match := _AUDIO_LAYER.fullmatch(name))}
-    num_layers = config.num_audio_layers - 1
-    if not part.problems and len(layers) != num_layers:
-        rule = f"it has {len(layers)} layers, but the transformer reads {num_layers} (and their input)"
-        part.problems.append(WeightsError(str(path), rule))
+    is_readable = not part.problems
+    config_path, num_layers = folder / "config.json", config.num_audio_layers - 1
     try:
-        given = read_json(folder / "config.json")
+        sizes = read_wav2vec_sizes(config_path)
     except WeightsError as exc:
         part.problems.append(exc)
         return part
-    for key, expected in (("hidden_size", config.audio_dim), ("num_hidden_layers", num_layers)):
-        if given.get(key) != expected:
-            rule = f"{key} is {given.get(key)!r}, but the transformer was made for {expected}"
-            part.problems.append(WeightsError(str(folder / "config.json"), rule))
+    for key, given, expected in (
+        ("hidden_size", sizes.dim, config.audio_dim),
+        ("num_hidden_layers", sizes.num_layers, num_layers),
+    ):
+        if given != expected:
+            rule = f"{key} is {given}, but the transformer was made for {expected}"
+            part.problems.append(WeightsError(str(config_path), rule))
+    if is_readable:
+        needed = {name: header for name, header in part.headers.items() if is_needed(name)}
+        shapes = wav2vec_shapes(replace(sizes, dim=config.audio_dim, num_layers=num_layers), needed)
+        part.problems += _compare(needed, shapes, lambda _: path, "the audio encoder")
     return part
 
 

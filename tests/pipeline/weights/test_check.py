@@ -30,6 +30,7 @@ pytestmark = pytest.mark.unit
 
 SHARD = "diffusion_pytorch_model-00002-of-00004.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
+AUDIO_WEIGHTS = "wav2vec2-large-xlsr-53-english/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +239,9 @@ def test_the_audio_encoder_may_be_a_bin(folder: Path, base: Path) -> None:
     ("key", "value", "words"),
     [
         ("hidden_size", 768, "hidden_size is 768, but the transformer was made for 16"),
-        ("num_hidden_layers", None, "num_hidden_layers is None, but the transformer was made for 24"),
+        ("num_hidden_layers", 12, "num_hidden_layers is 12, but the transformer was made for 24"),
+        ("num_hidden_layers", None, "num_hidden_layers is None, but it has to be a positive whole number"),
+        ("do_stable_layer_norm", False, "do_stable_layer_norm is False, but only True is known here"),
     ],
 )
 def test_an_audio_encoder_of_another_size_is_told(
@@ -253,8 +256,50 @@ def test_an_audio_encoder_with_too_few_layers_is_told(folder: Path, base: Path) 
         for name in [name for name in weights if ".encoder.layers.23." in name]:
             del weights[name]
 
-    change(base / "wav2vec2-large-xlsr-53-english" / "model.safetensors", shorten)
-    assert only_problem(folder).endswith("it has 23 layers, but the transformer reads 24 (and their input)")
+    change(base / AUDIO_WEIGHTS, shorten)
+    problems = [str(problem) for problem in check_folder(folder).problems]
+    assert len(problems) == 16
+    assert all("tensor wav2vec2.encoder.layers.23." in words and words.endswith("is missing") for words in problems)
+
+
+def test_a_tensor_of_the_audio_encoder_that_its_loader_would_refuse_is_named(folder: Path, base: Path) -> None:
+    """What is above the network or for training only may be there or not."""
+    path, name = base / AUDIO_WEIGHTS, "wav2vec2.encoder.layers.3.attention.k_proj.bias"
+    change(path, lambda weights: [weights.pop(unused) for unused in ("lm_head.bias", "wav2vec2.masked_spec_embed")])
+    assert check_folder(folder).problems == []
+    change(path, lambda weights: weights.pop(name))
+    assert only_problem(folder) == f"weights {path}: tensor {name} [16] is missing"
+    change(path, lambda weights: weights.update({name: torch.zeros(17)}))
+    assert only_problem(folder) == f"weights {path}: tensor {name} is [17], but it has to be [16]"
+    change(path, lambda weights: weights.update({name: torch.zeros(16), "wav2vec2.adapter.bias": torch.zeros(1)}))
+    assert only_problem(folder) == f"weights {path}: tensor wav2vec2.adapter.bias is none of the audio encoder's"
+    save_file({}, path)
+    assert len(check_folder(folder).problems) == 421
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "tokenizer.json: it knows no </s>: not the text encoder's tokenizer"),
+        ('{"model": {"vocab": [["</s>"], 3, []]}, "added_tokens": [5]}', None),
+        ('{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "</s>"}]}', None),
+        (
+            json.dumps({"model": {"vocab": [["</s>", 0], *([str(number), 0] for number in range(300))]}}),
+            "tokenizer.json: it has 301 tokens, but the text encoder has 300: not its tokenizer",
+        ),
+    ],
+)
+def test_a_tokenizer_of_another_network_is_told(folder: Path, base: Path, content: str, words: str | None) -> None:
+    (base / "google" / "umt5-xxl" / "tokenizer.json").write_text(content)
+    if words is None:
+        assert check_folder(folder).problems == []
+    else:
+        assert only_problem(folder).endswith(words)
+
+
+def test_a_tensor_that_only_the_index_names_is_told(folder: Path, base: Path) -> None:
+    change_json(base / INDEX, lambda content: content["weight_map"].update(ghost=SHARD))  # type: ignore[attr-defined]
+    assert only_problem(folder) == f"weights {base / INDEX}: it names tensor ghost, which is none of the transformer's"
 
 
 def test_a_missing_tokenizer_is_told(folder: Path, base: Path) -> None:
