@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from pipeline.errors import ConfigError
@@ -207,6 +206,9 @@ def test_it_agrees_with_diffusers(
     vae: WanVAE, draw: Draw, latents: Tensor, whole: Tensor, relative_error: RelativeError
 ) -> None:
     """Both ways, over more frames than the encoder takes at a time."""
+    # Imported here, so that a machine with a GPU and without diffusers runs the rest.
+    from diffusers import AutoencoderKLWan
+
     theirs = AutoencoderKLWan(base_dim=8)
     theirs.load_state_dict({diffusers_name(name): values for name, values in vae.state_dict().items()})
     theirs.requires_grad_(False)
