@@ -108,6 +108,8 @@ class ServerConfig(_Section):
     """Uploaded portraits kept in memory, of all visitors; for a further one the oldest goes that no session shows."""
     max_uploads_per_visitor: int = Field(default=4, ge=1, le=1000)
     """Those of one visitor, known by the address; for a further one the visitor's oldest goes."""
+    head_timeout_s: Seconds = 10.0
+    """Until the head of a request has to have arrived, from the connection or from its first byte on."""
     body_timeout_s: Seconds = 30.0
     """Until a request body has to have arrived."""
     encode_threads: int = Field(default=4, ge=1, le=256)

@@ -16,6 +16,7 @@ from pipeline.host.engine import WorkerEngine
 from server.app import create_app
 from server.config import AppConfig, ServerConfig
 from server.errors import AddressTaken
+from server.http import bounded_http
 from server.logs import install_logging
 
 __all__ = ["run"]
@@ -132,6 +133,7 @@ async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[
             access_log=False,
             server_header=False,
             lifespan="on",
+            http=bounded_http(head_timeout_s=config.server.head_timeout_s),
             ws="websockets-sansio",
             ws_max_size=config.server.max_json_bytes,
             timeout_graceful_shutdown=math.ceil(config.server.shutdown_timeout_s),

@@ -50,7 +50,7 @@ def test_the_address_is_one_that_a_browser_here_can_open(host: str, address: str
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0"],
+        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0", "server.head_timeout_s=1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -62,6 +62,8 @@ def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: 
         assert "pattern engine is ready" in process.stdout.readline()
         with urllib.request.urlopen(f"{address}api/info", timeout=5) as response:
             assert json.load(response)["engine"]["state"] == "ready"
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1].strip("/"))), timeout=20) as silent:
+            assert silent.recv(1) == b"", "who says nothing is hung up on"
         process.send_signal(number)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0, log

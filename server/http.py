@@ -1,0 +1,104 @@
+"""HTTP of uvicorn, with bounds on the head of a request, of which uvicorn has none.
+
+A client that connects and says nothing, or says the head of a request byte by byte and without end, would hold its
+connection and memory for ever. Bodies are bounded where they are read (bodies.py), idle connections by uvicorn.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from pipeline.errors import AvatarError
+from server.errors import RequestError, TooLarge, reply_for
+
+__all__ = ["MAX_HEAD_BYTES", "bounded_http"]
+
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class _BoundedHttp(HttpToolsProtocol):
+    """One connection. The parser calls `on_...` from within `data_received`."""
+
+    head_timeout_s: ClassVar[float]
+    _head_timer: asyncio.TimerHandle | None = None
+    _is_head_open = False
+    _num_head_bytes = 0
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether there is no request whose answer is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; the head of a further request has to be there in time, whatever comes before it."""
+        if self._is_answered:
+            self._await_head()
+        super().data_received(data)
+        if self._is_head_open and not self.transport.is_closing():
+            self._num_head_bytes += len(data)
+            if self._num_head_bytes > MAX_HEAD_BYTES:
+                self._refuse(TooLarge("head of the request", MAX_HEAD_BYTES))
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._is_head_open = True
+        self._num_head_bytes = 0
+        self._await_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End a head."""
+        self._is_head_open = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._refuse(RequestError(f"the head of the request did not arrive within {self.head_timeout_s:g} s"))
+
+    def _refuse(self, error: AvatarError) -> None:
+        """Close the connection, with an answer if a request was begun and no other answer is under way."""
+        if self._is_head_open and self._is_answered:
+            reply = reply_for(error, retry_after_s=0)
+            body = json.dumps(reply.body)
+            lines = (
+                f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
+                "Content-Type: application/json",
+                f"Content-Length: {len(body)}",
+                "Connection: close",
+            )
+            self.transport.write("\r\n".join((*lines, "", body)).encode("ascii"))
+        self.transport.close()
+
+
+def bounded_http(*, head_timeout_s: float) -> type[asyncio.Protocol]:
+    """Make the protocol class for uvicorn.
+
+    Args:
+        head_timeout_s: Until the head of a request has to be there, from the connection or from its first byte on.
+
+    Returns:
+        What `uvicorn.Config` takes as `http`.
+    """
+    return type("BoundedHttp", (_BoundedHttp,), {"head_timeout_s": head_timeout_s})
