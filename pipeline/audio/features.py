@@ -49,7 +49,7 @@ class FeatureStream(Protocol):
                 again at the beginning of the next call.
 
         Returns:
-            float32, (num_layers, dim, 12): one column per video frame of the window.
+            (num_layers, dim, 12), in the dtype of what makes them: one column per video frame of the window.
 
         Raises:
             ConfigError: The number of samples is wrong.
@@ -81,7 +81,8 @@ class AudioFeatures(Protocol):
             pcm: 16 kHz mono samples, (num_samples,).
 
         Returns:
-            float32, (num_layers, dim, num_frames) with a frame for every 640 samples begun; after the end is silence.
+            (num_layers, dim, num_frames), in the dtype of what makes them, with a frame for every 640 samples begun;
+            after the end is silence.
         """
 
 

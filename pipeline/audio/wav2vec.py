@@ -11,7 +11,6 @@ Shape letters: S layers, T states, D width, F columns, N samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -97,23 +96,6 @@ def _places(numerators: list[int], denominator: int) -> Places:
     return Places(torch.from_numpy(low_F), torch.from_numpy(low_F + (rest_F > 0)), torch.from_numpy(share_F)[:, None])
 
 
-def _read_columns(states: Iterable[Tensor], places: Places) -> Tensor:
-    """Read columns out of hidden states.
-
-    Args:
-        states: States of each layer, (T, D).
-        places: On the same device.
-
-    Returns:
-        float32, (S, D, F), with the rounding of the states' dtype.
-    """
-    both = torch.cat([places.low_F, places.high_F])
-    pairs_SFD = torch.stack([layer_TD.index_select(0, both) for layer_TD in states])
-    low_SFD, high_SFD = pairs_SFD.float().chunk(2, dim=1)
-    columns_SFD = torch.lerp(low_SFD, high_SFD, places.share_F1).to(pairs_SFD.dtype)
-    return columns_SFD.transpose(1, 2).float().contiguous()
-
-
 class Wav2VecFeatures:
     """The large engine's features.
 
@@ -152,17 +134,15 @@ class Wav2VecFeatures:
             pcm: 16 kHz mono samples, (num_samples,).
 
         Returns:
-            float32, on the network's device, (num_layers, dim, num_columns): whole clips of 48 columns, at least one.
-            Columns after the end of the sound are 0.
+            In the network's dtype, on its device, (num_layers, dim, num_columns): whole clips of 48 columns, at least
+            one. Columns after the end of the sound are 0.
         """
         num_states = max(0, (len(pcm) - STATE_FIELD_SAMPLES) // STATE_HOP_SAMPLES + 1)
         num_grid = _grid_points(num_states)
         num_clips = int(num_grid / (_COLUMNS_PER_CLIP * (_GRID_HZ / FPS))) + 1
         num_columns = num_clips * _COLUMNS_PER_CLIP
-        if num_grid == 0:
-            return torch.zeros(self.num_layers, self.dim, num_columns, device=self._network.device)
-        columns = encode(self._network, normalise(samples_to_float(pcm)), file_places(num_states))
-        return torch.nn.functional.pad(columns, (0, num_columns - columns.shape[2]))
+        sound = normalise(samples_to_float(pcm)) if num_grid else np.zeros(0, np.float32)
+        return encode(self._network, sound, file_places(num_states), num_columns=num_columns)
 
 
 class Wav2VecStream:
@@ -181,7 +161,7 @@ class Wav2VecStream:
         self._window = 0
 
     def push(self, pcm: NDArray[np.int16]) -> Tensor:
-        """Take the next window; see `FeatureStream.push`. The columns are on the network's device."""
+        """Take the next window; see `FeatureStream.push`. The columns are in the network's dtype, on its device."""
         first_state = self._window * _STATES_PER_WINDOW - len(self._past) // STATE_HOP_SAMPLES
         places = live_places(self._window * FRAMES_PER_BLOCK, FRAMES_PER_BLOCK, first_state=first_state)
         return encode(self._network, self._normaliser.apply(self._take(pcm)), places)
@@ -212,19 +192,30 @@ class Wav2VecStream:
         return heard
 
 
-def encode(network: Wav2Vec, sound: FloatArray, places: Places) -> Tensor:
+def encode(network: Wav2Vec, sound: FloatArray, places: Places, *, num_columns: int | None = None) -> Tensor:
     """Encode a stretch of sound.
 
     Args:
         network: Made of the published weights.
         sound: Normalised, (num_samples,).
         places: Among the states of this stretch.
+        num_columns: Columns of the result, 0 behind those that have a place; None: just those.
 
     Returns:
-        float32, on the network's device, (S, D, F).
+        In the network's dtype, on its device, (S, D, F). Of a long sound this is the largest of all tensors: columns
+        are read while their layer passes, and go to their place at once.
     """
+    num_places = len(places.low_F)
+    shape = network.num_layers, network.dim, num_places if num_columns is None else num_columns
+    # A tensor made outside inference mode may take part in anything later.
+    columns_SDF = torch.zeros(shape, dtype=network.dtype, device=network.device)
+    if not num_places:
+        return columns_SDF
+    places = places.to(network.device)
+    both = torch.cat([places.low_F, places.high_F])
     with torch.inference_mode():
         sound_N = torch.from_numpy(sound).to(network.device, network.dtype)
-        columns_SDF = _read_columns(network.hidden_states(sound_N), places.to(network.device))
-    # A clone made outside inference mode may take part in anything later.
-    return columns_SDF.clone()
+        for layer, states_TD in enumerate(network.hidden_states(sound_N)):
+            low_FD, high_FD = states_TD.index_select(0, both).float().chunk(2)
+            columns_SDF[layer, :, :num_places] = torch.lerp(low_FD, high_FD, places.share_F1).T
+    return columns_SDF

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import remove_parametrizations
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from pipeline.audio.context import STATE_FIELD_SAMPLES, STATE_HOP_SAMPLES
 from pipeline.errors import WeightsError
 from pipeline.weights.headers import read_torch
 from pipeline.weights.shards import read_tensors
@@ -28,6 +29,10 @@ __all__ = ["PUBLISHED_FOLDER", "Wav2Vec", "published_config"]
 
 PUBLISHED_FOLDER = "wav2vec2-large-xlsr-53-english"
 """Name of the network's folder in a published checkpoint."""
+
+_PIECE_STATES = 1500
+"""States that the convolutions make at a time, 30 s: of a long file their first maps would be far larger than all else.
+"""
 
 
 def published_config() -> Wav2Vec2Config:
@@ -97,8 +102,7 @@ class Wav2Vec(nn.Module):
             last after the final norm.
         """
         encoder = self.wav2vec2.encoder
-        heard_BTC = self.wav2vec2.feature_extractor(sound_N[None]).transpose(1, 2)
-        x_BTD: Tensor = self.wav2vec2.feature_projection(heard_BTC)[0]
+        x_BTD: Tensor = self.wav2vec2.feature_projection(self._convolve(sound_N))[0]
         x_BTD = x_BTD + encoder.pos_conv_embed(x_BTD)
         for layer in encoder.layers:
             yield x_BTD[0]
@@ -106,6 +110,16 @@ class Wav2Vec(nn.Module):
             # Older transformers give a tuple of one.
             x_BTD = made[0] if isinstance(made, tuple) else made
         yield encoder.layer_norm(x_BTD)[0]
+
+    def _convolve(self, sound_N: Tensor) -> Tensor:
+        """Make what the layers are given, (B, T, C), piece by piece: a state is made of its own samples alone."""
+        num_states = (len(sound_N) - STATE_FIELD_SAMPLES) // STATE_HOP_SAMPLES + 1
+        pieces_BCT = []
+        for first in range(0, num_states, _PIECE_STATES):
+            last = min(first + _PIECE_STATES, num_states) - 1
+            piece_N = sound_N[first * STATE_HOP_SAMPLES : last * STATE_HOP_SAMPLES + STATE_FIELD_SAMPLES]
+            pieces_BCT.append(self.wav2vec2.feature_extractor(piece_N[None]))
+        return torch.cat(pieces_BCT, 2).transpose(1, 2)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Wav2Vec:

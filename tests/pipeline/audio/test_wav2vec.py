@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Wav2Vec2ForCTC
 
 from pipeline.audio.context import LiveContext
@@ -117,6 +118,43 @@ def test_a_file_has_whole_clips_and_zeros_after_its_end(
     assert not columns[..., num_valid:].any()
 
 
+def test_every_length_is_read_from_its_first_state_to_its_last_where_the_grid_ends_on_a_column() -> None:
+    """Four of five points of the grid are columns; no column is lost, and none is made of what is not there."""
+    for num_states in range(1, 2000):
+        num_grid = int(num_states / 50 * 30)
+        places = file_places(num_states)
+        picked = [point for point in range(num_grid) if point % 6 != 3]
+        assert len(places.low_F) == len(picked)
+        wanted = [Fraction(point * (num_states - 1), max(1, num_grid - 1)) for point in picked]
+        assert places.low_F.tolist() == [int(place) for place in wanted]
+        assert np.allclose(places.share_F1[:, 0], [float(place % 1) for place in wanted], atol=1e-6)
+        assert not len(picked) or int(places.high_F.max()) <= num_states - 1
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Watches how large the tensors are that are made, those of a given shape excepted."""
+
+    def __init__(self, excepted: tuple[int, ...]) -> None:
+        super().__init__()
+        self._excepted = excepted
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, Tensor) and tuple(tensor.shape) != self._excepted:
+                self.num_elements = max(self.num_elements, tensor.numel())
+        return made
+
+
+def test_nothing_that_a_long_file_needs_is_larger_than_its_columns(network: Wav2Vec) -> None:
+    """Neither the maps of the convolutions, nor the scores of the attention, nor the states of all layers."""
+    pcm = _speechlike(100 * SAMPLE_RATE_HZ)
+    with _LargestTensor((len(pcm),)) as made:
+        columns = Wav2VecFeatures(network).from_file(pcm)
+    assert made.num_elements == columns.numel() == 25 * TINY_DIM * 53 * 48
+
+
 @pytest.mark.parametrize("num_samples", [0, 399, 719])
 def test_a_file_too_short_for_two_states_has_one_clip_of_zeros(network: Wav2Vec, num_samples: int) -> None:
     columns = Wav2VecFeatures(network).from_file(_speechlike(num_samples))
@@ -133,7 +171,7 @@ def test_bfloat16_columns_are_the_published_ones_rounded_where_the_published_cod
     reference = Wav2Vec2ForCTC(written[1].config).eval()
     reference.load_state_dict(written[1].state_dict())
     states_STD = _reference_states(reference.bfloat16(), pcm, torch.bfloat16)
-    assert torch.equal(given, given.bfloat16().float())
+    assert given.dtype == torch.bfloat16
     rounded_once = _reference_columns(states_STD.double()).bfloat16().float()
     assert float((given - rounded_once).norm() / rounded_once.norm()) < 1e-4
     # On a CPU the library rounds its weights of interpolation, too.

@@ -105,6 +105,38 @@ def test_a_file_of_a_very_old_version_is_read_too(written: tuple[Path, Wav2Vec2F
     assert torch.equal(_states(_load(tmp_path), _sound()), _states(_load(folder), _sound()))
 
 
+def test_a_long_file_is_heard_in_pieces_that_bound_what_the_convolutions_hold(
+    written: tuple[Path, Wav2Vec2ForCTC],
+) -> None:
+    """The states are those of the whole, and no map of the convolutions is larger than that of half a minute."""
+    folder, reference = written
+    network = _load(folder)
+    largest = 0
+
+    def watch(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, output.numel())
+
+    for layer in network.wav2vec2.feature_extractor.conv_layers:
+        layer.register_forward_hook(watch)
+    sound_N = _sound(75 * 16_000 + 123)
+    with torch.inference_mode():
+        theirs_TD = reference.wav2vec2(sound_N[None]).last_hidden_state[0]
+    torch.testing.assert_close(_states(network, sound_N)[-1], theirs_TD, rtol=1e-4, atol=1e-4)
+    assert largest <= 8 * (30 * 16_000 + 80) // 5
+
+
+@pytest.mark.parametrize("num_states", [1, 1499, 1500, 1501, 3000])
+def test_no_length_loses_or_doubles_a_state(written: tuple[Path, Wav2Vec2ForCTC], num_states: int) -> None:
+    folder, reference = written
+    for num_more in (0, 319):
+        sound_N = _sound(400 + 320 * (num_states - 1) + num_more)
+        with torch.inference_mode():
+            theirs_BCT = reference.wav2vec2.feature_extractor(sound_N[None])
+            ours_BTC = _load(folder)._convolve(sound_N)
+        torch.testing.assert_close(ours_BTC, theirs_BCT.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
 def test_the_published_network_has_315_437_568_parameters_in_420_tensors() -> None:
     with torch.device("meta"):
         network = Wav2Vec(published_config())
