@@ -138,7 +138,7 @@ class Server:
             pytest.skip(f"a window takes {warm_ms:.0f} ms on this machine, more than {MAX_WINDOW_MS:.0f}: not live")
 
     def skip_where_it_was_late(self) -> None:
-        """Skip, with the figure, where the engine could not keep its pace beside this browser on these cores."""
+        """Skip, with the figure, where the engine could not keep its pace beside its viewer on these cores."""
         lines = (self.get("metrics") or b"").decode().splitlines()
         kinds = {
             kind: sum(float(line.split()[-1]) for line in lines if line.startswith(f'frames_sent_total{{kind="{kind}"'))
@@ -146,7 +146,7 @@ class Server:
         }
         late = (kinds["held"] + kinds["rest"]) / max(1.0, sum(kinds.values()))
         if late > MAX_LATE_SHARE:
-            pytest.skip(f"{late:.0%} of the frames came too late beside a browser on these cores: not live")
+            pytest.skip(f"{late:.0%} of the frames came too late beside their viewer on these cores: not live")
 
     def _wait(self, is_done: Callable[[], bool], limit_s: float, what: str) -> None:
         deadline_s = time.monotonic() + limit_s
