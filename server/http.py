@@ -50,7 +50,7 @@ class _BoundedHttp(HttpToolsProtocol):
         if self._is_head_open and not self.transport.is_closing():
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES:
-                self._refuse(TooLarge("head of the request", MAX_HEAD_BYTES))
+                self._refuse_head(TooLarge("head of the request", MAX_HEAD_BYTES))
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -65,6 +65,11 @@ class _BoundedHttp(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the words of the wire contract; uvicorn calls it and would answer in plain text."""
+        is_unanswered = self._is_answered or not self.cycle.response_started
+        self._close(RequestError(f"{msg[:1].lower()}{msg[1:].rstrip('.')}") if is_unanswered else None)
+
     def _await_head(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
@@ -75,11 +80,14 @@ class _BoundedHttp(HttpToolsProtocol):
             self._head_timer = None
 
     def _give_up(self) -> None:
-        self._refuse(RequestError(f"the head of the request did not arrive within {self.head_timeout_s:g} s"))
+        self._refuse_head(RequestError(f"the head of the request did not arrive within {self.head_timeout_s:g} s"))
 
-    def _refuse(self, error: AvatarError) -> None:
-        """Close the connection, with an answer if a request was begun and no other answer is under way."""
-        if self._is_head_open and self._is_answered:
+    def _refuse_head(self, error: AvatarError) -> None:
+        """Close, with an answer where a request was begun and no answer to another one is under way."""
+        self._close(error if self._is_head_open and self._is_answered else None)
+
+    def _close(self, error: AvatarError | None) -> None:
+        if error is not None:
             reply = reply_for(error, retry_after_s=0)
             body = json.dumps(reply.body)
             lines = (

@@ -206,3 +206,17 @@ async def test_a_second_request_that_does_not_end_puts_no_word_into_the_first_on
         await c.skip(TIMEOUT_S)
         assert await c.rest() == b""
         c.app.gate.set()
+
+
+async def test_what_is_no_http_is_refused_in_json() -> None:
+    async with connected() as c:
+        await c.say(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert await c.problem() == (400, "bad_request", "invalid HTTP request received")
+
+
+async def test_a_body_that_is_no_http_is_refused_in_json_too() -> None:
+    async with connected() as c:
+        c.app.gate.clear()
+        await c.say(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n")
+        assert await c.problem() == (400, "bad_request", "invalid HTTP request received")
+        c.app.gate.set()
