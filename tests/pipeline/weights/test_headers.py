@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from pipeline.weights.headers import (
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).parents[3]
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)}
 HEADERS = {"a": TensorHeader((2, 3), "float32"), "b": TensorHeader((4,), "bfloat16")}
 
@@ -104,6 +107,26 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, is_
     if not is_zip:
         pickle.loads(path.read_bytes())
         assert proof.exists()
+
+
+def test_an_archive_with_a_program_in_it_is_refused(tmp_path: Path) -> None:
+    """Torch's other kind of file, which its reader would hand to an interpreter."""
+    torch.save(TENSORS, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(
+        WeightsError, match=r"x\.pth: is no complete file of torch's \(Cannot use ``weights_only=True``"
+    ):
+        read_torch(tmp_path / "x.pth", "cpu")
+
+
+def test_pickles_are_opened_in_one_place() -> None:
+    """And there, as the tests above show, without running what is in them."""
+    opens = re.compile(r"\b(torch\.load|torch\.jit\.load|c?[Pp]ickle\.loads?|Unpickler|joblib\.load|allow_pickle)\b")
+    sources = [path for folder in ("pipeline", "server", "tools") for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    found = [str(path.relative_to(ROOT)) for path in sources for _ in opens.findall(path.read_text(encoding="utf-8"))]
+    assert found == ["pipeline/weights/headers.py"]
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}, {"epoch": 3}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,20 @@ def test_a_file_that_does_not_fit_is_refused(
     torch.save(weights | changes, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=rf"(?s)x\.pth: does not fit the network .*{words}"):
         load_vae(tmp_path / "x.pth", TINY_VAE, device=CPU, dtype=torch.float32)
+
+
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_the_file_is_refused_and_not_run(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    torch.save(weights | {"conv1.bias": Bomb(tmp_path / "proof")}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"x\.pth: holds something else than tensors"):
+        load_vae(tmp_path / "x.pth", TINY_VAE, device=CPU, dtype=torch.float32)
+    assert not (tmp_path / "proof").exists()
