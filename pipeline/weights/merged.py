@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -228,23 +229,24 @@ def _write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
 @contextmanager
 def _sole_writer(cache: Path) -> Iterator[Path | None]:
     """Make a folder to write into; None where another process is writing, or where it cannot be made."""
-    partial = cache / "partial"
+    partial: Path | None = None
     with ExitStack() as stack:
-        is_writer = False
         try:
             cache.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((cache / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Nobody else writes: what lies here is of a process that was killed.
-            shutil.rmtree(partial, ignore_errors=True)
+            # What lies here is of a process that was killed, or whose lock was deleted while it wrote: that one then
+            # finds its folder gone. Its name is never used again, so that two never write into one folder.
+            for left in cache.glob("partial-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            partial = cache / f"partial-{uuid.uuid4().hex}"
             partial.mkdir()
             stack.callback(shutil.rmtree, partial, ignore_errors=True)
-            is_writer = True
         except BlockingIOError:
             logger.info("no merged copy is written to %s: another process is writing one", cache)
         except OSError as exc:
             logger.warning("no merged copy is written: %s: %s", cache, exc.strerror)
-        yield partial if is_writer else None
+        yield partial
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -179,6 +179,35 @@ def test_copies_can_be_deleted_at_any_time(files: OfficialFolder, cache: Path) -
     assert len(copies(cache)) == 1
 
 
+def test_a_copy_that_is_deleted_while_it_is_read_is_not_taken_for_whole(files: OfficialFolder, cache: Path) -> None:
+    expected = load(files, None)
+    copy = MergedCopy(cache, [*files.dit_shards(), files.adapter], shard_bytes=300_000)
+    list(copy.record(expected.items()))
+    reading = copy.read(CPU)
+    first = next(reading)
+    shutil.rmtree(cache)
+    with pytest.raises(WeightsError, match=r"cannot be read|its SHA-256 is not"):
+        list(reading)
+    assert torch.equal(first[1], expected[first[0]])
+
+
+def test_a_cache_that_is_deleted_while_a_copy_is_written_is_not_mixed_with_the_next_one(
+    files: OfficialFolder, cache: Path
+) -> None:
+    """The lock goes with it, so that another process may begin to write before the first has ended."""
+    expected = load(files, None)
+    inputs = [*files.dit_shards(), files.adapter]
+    first = MergedCopy(cache, inputs, shard_bytes=1).record((name, value + 1) for name, value in expected.items())
+    next(first)
+    shutil.rmtree(cache)
+    second = MergedCopy(cache, inputs, shard_bytes=300_000).record(expected.items())
+    next(second)
+    assert len(list(first)) == len(expected) - 1
+    assert len(list(second)) == len(expected) - 1
+    assert same(load(files, cache), expected)
+    assert same(dict(MergedCopy(cache, inputs).read(CPU)), expected)
+
+
 def test_the_copy_that_was_not_used_for_longest_goes(files: OfficialFolder, cache: Path) -> None:
     made = []
     for seed in map(str, range(MAX_COPIES)):
@@ -201,21 +230,21 @@ def test_reading_a_copy_keeps_it(files: OfficialFolder, cache: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_cleared_away(files: OfficialFolder, cache: Path) -> None:
-    (cache / "partial").mkdir(parents=True)
-    (cache / "partial" / "00007.safetensors").write_bytes(bytes(9))
+    (cache / "partial-0").mkdir(parents=True)
+    (cache / "partial-0" / "00007.safetensors").write_bytes(bytes(9))
     expected = load(files, cache)
-    assert not (cache / "partial").exists()
+    assert not list(cache.glob("partial-*"))
     assert [path.name for path in copies(cache)[0].glob("*.safetensors")] == ["00000.safetensors"]
     assert same(load(files, cache), expected)
 
 
 def test_while_another_process_writes_a_copy_nothing_is_written(files: OfficialFolder, cache: Path) -> None:
-    (cache / "partial").mkdir(parents=True)
+    (cache / "partial-0").mkdir(parents=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert same(load(files, cache), load(files, None))
     assert copies(cache) == []
-    assert (cache / "partial").is_dir()
+    assert (cache / "partial-0").is_dir()
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(
@@ -246,8 +275,8 @@ def test_a_copy_that_fails_half_way_lets_the_tensors_pass(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         yield "a", torch.zeros(3)
-        while (cache / "partial").exists():  # a shard may just be written there
-            shutil.rmtree(cache / "partial", ignore_errors=True)
+        while partial := list(cache.glob("partial-*")):  # a shard may just be written there
+            shutil.rmtree(partial[0], ignore_errors=True)
         yield "b", torch.zeros(3)
         yield "c", torch.zeros(3)
 
