@@ -7,6 +7,7 @@ import { isActive, isOpen } from "./machine.js";
 import { Meter } from "./meter.js";
 import { LedgerPanel } from "./panel.js";
 import { Portraits } from "./portraits.js";
+import { Prompt } from "./prompt.js";
 import { Stage } from "./stage.js";
 import { problemOf, statusOf, words } from "./words.js";
 
@@ -46,11 +47,18 @@ const portraits = new Portraits(
   },
 );
 
-const params = () => ({ liveliness: Number(byId("liveliness").value), look_at_camera: Number(byId("look").value) });
+const prompt = new Prompt(byId("prompt"), (text) => connection.send({ type: "update", params: { prompt: text } }));
+
+/** An engine that is told in words what to do has no other controls. */
+const params = () =>
+  prompt.isTaken
+    ? { prompt: prompt.applied }
+    : { liveliness: Number(byId("liveliness").value), look_at_camera: Number(byId("look").value) };
 
 async function offerRequest() {
   await portraits.refresh();
   panel.clear();
+  prompt.apply();
   return { portrait: portraits.chosenId ?? undefined, params: params() };
 }
 
@@ -64,7 +72,11 @@ function catchUp(offered, shown) {
 /** @param {any} message Of the control channel. */
 function receive(message) {
   if (message.type === "ledger") panel.addWindow(message);
-  if (message.type === "stats") panel.setStats(message);
+  if (message.type === "stats") {
+    const wasSlow = panel.isSlow;
+    panel.setStats(message);
+    if (panel.isSlow !== wasSlow) render();
+  }
   if (message.type === "error") pass({ title: words.problems.unknown.title, text: `${message.message}.` });
 }
 
@@ -81,11 +93,12 @@ function pass(problem) {
 
 function render() {
   const { state } = connection;
-  const now = { info, isMuted: connection.isMuted, nowMs: performance.now() };
+  const now = { info, isMuted: connection.isMuted, isSlow: panel.isSlow, nowMs: performance.now() };
   const status = statusOf(state, now);
   byId("status").dataset.tone = status.tone;
   byId("stage").dataset.phase = state.phase;
   byId("stage").classList.toggle("is-open", isOpen(state));
+  prompt.setOpen(isOpen(state));
   setText("status-title", status.title);
   announce(status);
   renderNotice(state, status);
@@ -122,7 +135,7 @@ function renderDock(state, status) {
   const label = state.phase === "failed" ? words.tryAgain : isOpen(state) ? words.stop : isCalling ? words.cancel : words.start;
   setText("main", label);
   byId("main").classList.toggle("is-quiet", isActive(state));
-  setText("hint", ["live", "resting"].includes(state.phase) ? status.hint : "");
+  setText("hint", ["idle", "live", "resting"].includes(state.phase) ? status.hint : "");
   byId("other").hidden = isCalling;
   const isSample = state.source === "sample" && isActive(state);
   setText("other", isSample ? words.useMicrophone : state.phase === "idle" ? words.useSampleFirst : words.useSample);
@@ -177,12 +190,7 @@ async function poll() {
   if (["idle", "failed", "waiting"].includes(phase) && !document.hidden) {
     try {
       info = await getInfo();
-      panel.setLimits(info);
-      // The first note is for everyone; the others say what was measured on this machine.
-      const [note = "", ...measured] = info.engine.notes ?? [];
-      byId("engine-note").hidden = note === "";
-      setText("engine-note", sentence(note));
-      setText("engine-measured", measured.map(sentence).join(" "));
+      showEngine();
       if (!hasPortraits && phase !== "waiting") await portraits.refresh();
       hasPortraits ||= phase !== "waiting";
     } catch {
@@ -192,6 +200,21 @@ async function poll() {
   }
   const isCalm = info?.engine.state === "ready" && hasPortraits;
   setTimeout(poll, isCalm ? IDLE_POLL_MS : POLL_MS);
+}
+
+/** What follows from the engine that the server runs. */
+function showEngine() {
+  const { engine } = info;
+  panel.setLimits(info);
+  stage.setShape(engine.width_px, engine.height_px);
+  prompt.show(engine);
+  document.body.classList.toggle("takes-prompt", prompt.isTaken);
+  byId("upload-note").hidden = engine.name !== "embedded";
+  // The first note is for everyone; the others say what was measured on this machine.
+  const [note = "", ...measured] = engine.notes ?? [];
+  byId("engine-note").hidden = note === "";
+  setText("engine-note", sentence(note));
+  setText("engine-measured", measured.map(sentence).join(" "));
 }
 
 /** @param {string} text */

@@ -26,6 +26,13 @@ export class Stage {
     return this.video.muted;
   }
 
+  /** Takes the shape of the engine's frame, once that is known. @param {number|null} widthPx @param {number|null} heightPx */
+  setShape(widthPx, heightPx) {
+    if (!widthPx || !heightPx) return;
+    document.documentElement.style.setProperty("--aspect", String(widthPx / heightPx));
+    document.body.classList.toggle("is-wide", widthPx > heightPx);
+  }
+
   /** @param {import("./api.js").Portrait} portrait */
   showPortrait(portrait) {
     if (this.still.getAttribute("src") === portrait.url) return;

@@ -7,6 +7,12 @@
  * @property {"quiet"|"busy"|"live"|"alert"} tone
  * @property {string} title A few words.
  * @property {string} hint One sentence, or "".
+ *
+ * @typedef {object} Pace
+ * @property {number} paceMs Compute time of a window.
+ * @property {number} windowMs What it may take.
+ * @property {number} steps Denoising steps of the last window.
+ * @property {number} numSteps Those that the engine takes when it has the time.
  */
 
 export const words = {
@@ -37,11 +43,24 @@ export const words = {
     summary: (/** @type {any} */ stats, /** @type {number} */ budgetMs) =>
       `Window latency: median ${Math.round(stats.latency_ms.p50)} milliseconds, 99th percentile ` +
       `${Math.round(stats.latency_ms.p99)}, budget ${budgetMs}.`,
+    /** What is wrong with the pace, or "". */
+    verdict: (/** @type {Pace} */ { paceMs, windowMs, steps, numSteps }) => {
+      if (paceMs > windowMs) {
+        const takes = `a window of ${windowMs} ms takes ${Math.round(paceMs).toLocaleString("en")} ms to compute`;
+        return `Slower than live: ${takes}, so steps and windows are left out.`;
+      }
+      return steps < numSteps ? `To keep the pace, the engine takes ${steps} of its ${numSteps} steps.` : "";
+    },
     missed: (/** @type {Record<string, number>} */ misses) =>
       Object.entries(misses)
         .filter(([, count]) => count > 0)
         .map(([stage, count]) => `${count} ${words.ledger.stages[/** @type {"wait"} */ (stage)] ?? stage}`)
         .join(", ") || "none",
+  },
+
+  prompt: {
+    note: "A sentence or two: who speaks, in which mood, in what light.",
+    sent: "Sent. The engine takes some seconds to read it, and the face rests meanwhile.",
   },
 
   upload: {
@@ -121,13 +140,14 @@ function insecureText(host, port) {
 /**
  * What stands in the header: the state of the conversation, or of the server while there is none.
  * @param {State} state
- * @param {{info: any, isMuted: boolean, nowMs: number}} now `info` is null while the server is not reachable.
+ * @param {{info: any, isMuted: boolean, isSlow: boolean, nowMs: number}} now `info` is null while the server is not
+ *     reachable; `isSlow`: a window takes longer than it may.
  * @returns {Status}
  */
-export function statusOf(state, { info, isMuted, nowMs }) {
+export function statusOf(state, { info, isMuted, isSlow, nowMs }) {
   switch (state.phase) {
     case "idle":
-      return idleStatus(info);
+      return idleStatus(info, isSlow);
     case "asking":
       return state.source === "microphone"
         ? { tone: "busy", title: "Waiting for the microphone", hint: "Your browser asks for it once." }
@@ -140,10 +160,13 @@ export function statusOf(state, { info, isMuted, nowMs }) {
     case "warming":
       return { tone: "busy", title: "Waking up the face", hint: "Connected; the first frames are on their way." };
     case "live":
-      return liveStatus(state, isMuted);
+      return isSlow ? SLOW : liveStatus(state, isMuted);
     case "resting":
-      return state.engine && state.engine !== "ready"
-        ? { tone: "alert", title: "The engine restarts", hint: "The face rests meanwhile. Nothing to do." }
+      if (state.engine && state.engine !== "ready") {
+        return { tone: "alert", title: "The engine restarts", hint: "The face rests meanwhile. Nothing to do." };
+      }
+      return isSlow
+        ? SLOW
         : { tone: "alert", title: "The engine is late", hint: "The server's machine is busy; the face rests meanwhile." };
     case "waiting":
       return waitingStatus(state, info, nowMs);
@@ -152,8 +175,15 @@ export function statusOf(state, { info, isMuted, nowMs }) {
   }
 }
 
-/** @param {any} info @returns {Status} */
-function idleStatus(info) {
+/** The same while live and resting: such an engine goes back and forth between the two. @type {Status} */
+const SLOW = {
+  tone: "alert",
+  title: "Slower than live",
+  hint: "The face takes longer to make than the words to say: it leaves some out.",
+};
+
+/** @param {any} info @param {boolean} isSlow @returns {Status} */
+function idleStatus(info, isSlow) {
   if (!info) return { tone: "alert", title: "Server not reachable", hint: "This page keeps trying." };
   if (info.engine.state === "starting") return { tone: "busy", title: "The engine is starting", hint: "" };
   if (info.engine.state === "restarting") return { tone: "busy", title: "The engine is restarting", hint: "" };
@@ -163,7 +193,9 @@ function idleStatus(info) {
   if (info.sessions.active >= info.sessions.max) {
     return { tone: "busy", title: info.sessions.max === 1 ? "Somebody is speaking" : "All places are taken", hint: "" };
   }
-  return { tone: "quiet", title: "Ready", hint: "" };
+  return isSlow
+    ? { tone: "alert", title: "Ready, but slower than live", hint: "This machine cannot keep up with a voice: the face will skip words." }
+    : { tone: "quiet", title: "Ready", hint: "" };
 }
 
 /** @param {State} state @param {boolean} isMuted @returns {Status} */
@@ -182,7 +214,7 @@ function waitingStatus(state, info, nowMs) {
     case "busy":
       return { tone: "busy", title: "Every place is taken", hint: `You are let in as soon as one is free. ${soon}` };
     case "engine":
-      if (info?.engine.state === "failed") return { ...idleStatus(info), hint: `The server's log says why. ${soon}` };
+      if (info?.engine.state === "failed") return { ...idleStatus(info, false), hint: `The server's log says why. ${soon}` };
       return { tone: "busy", title: "The engine is getting ready", hint: soon };
     case "lost":
       return { tone: "alert", title: "Connection lost", hint: `It comes back by itself. ${soon}` };

@@ -73,11 +73,12 @@ def leaves_nothing() -> None:
 class Server:
     """`visavis serve` on a free port; can be killed and started again on the same one."""
 
-    def __init__(self, engine: str, log: Path) -> None:
+    def __init__(self, engine: str, log: Path, options: tuple[str, ...] = ()) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.engine = engine
+        self.options = options
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -88,7 +89,7 @@ class Server:
     def start(self) -> None:
         """Start and wait until a session could be opened."""
         command = [sys.executable, "-m", "tools.cli", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--engine", self.engine, "--set", f"server.allowed_hosts=[{OTHER_HOST}]"]
+        command += ["--engine", self.engine, "--set", f"server.allowed_hosts=[{OTHER_HOST}]", *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self._wait(lambda: self.get("readyz") is not None, START_LIMIT_S, "become ready")
@@ -236,9 +237,17 @@ def engine() -> str:
 
 
 @pytest.fixture(scope="module")
-def server(chromium_path: str, engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def options() -> tuple[str, ...]:
+    """More of the server's command line."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def server(
+    chromium_path: str, engine: str, options: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """The server, ready. Started once per module."""
-    server = Server(engine, tmp_path_factory.mktemp("server") / "server.log")
+    server = Server(engine, tmp_path_factory.mktemp("server") / "server.log", options)
     try:
         server.start()
         yield server

@@ -6,8 +6,9 @@ import { initialState } from "../../../client/web/machine.js";
 import { microphoneProblem } from "../../../client/web/voice.js";
 import { problemOf, statusOf, words } from "../../../client/web/words.js";
 
+const NOW = { isMuted: false, isSlow: false, nowMs: 0 };
 const INFO = { engine: { state: "ready" }, sessions: { active: 0, max: 1 } };
-const at = (change, now = {}) => statusOf({ ...initialState(), ...change }, { info: INFO, isMuted: false, nowMs: 0, ...now });
+const at = (change, now = {}) => statusOf({ ...initialState(), ...change }, { info: INFO, ...NOW, ...now });
 
 test("Every phase has words of its own.", () => {
   const phases = ["idle", "asking", "connecting", "warming", "live", "resting", "waiting", "failed"];
@@ -36,6 +37,25 @@ test("Idle tells what the server is doing.", () => {
     assert.match(at({}, { info: { ...INFO, engine: { state } } }).title, pattern);
   }
   assert.match(at({}, { info: { ...INFO, sessions: { active: 1, max: 1 } } }).title, /speaking/);
+});
+
+test("An engine that misses the pace is called slower than live, before and during a conversation, without flicker.", () => {
+  const [idle, live, resting] = ["idle", "live", "resting"].map((phase) => at({ phase, engine: "ready" }, { isSlow: true }));
+  for (const status of [idle, live, resting]) {
+    assert.match(status.title, /slower than live/i);
+    assert.equal(status.tone, "alert");
+    assert.doesNotMatch(status.hint, /\d/, "figures that change would be read out again and again");
+  }
+  assert.deepEqual(live, resting);
+  assert.match(at({ phase: "resting", engine: "restarting" }, { isSlow: true }).title, /restarts/);
+});
+
+test("The verdict on the pace has its figures, and a pace that holds needs none.", () => {
+  const { verdict } = words.ledger;
+  const held = { paceMs: 240, windowMs: 480, steps: 4, numSteps: 4 };
+  assert.equal(verdict(held), "");
+  assert.match(verdict({ ...held, steps: 2 }), /2 of its 4 steps/);
+  assert.match(verdict({ ...held, steps: 2, paceMs: 1521.4 }), /480 ms takes 1,521 ms/);
 });
 
 test("Whatever getUserMedia rejects with has words.", () => {
