@@ -92,15 +92,7 @@ export class Portraits {
     for (const tile of row.querySelectorAll(".tile:not(.tile-upload)")) tile.remove();
     for (const portrait of this.list) row.insertBefore(this.#tile(portrait), upload);
     adjust.hidden = !this.own.has(this.chosenId ?? "");
-    this.#scrollToChosen();
     if (focused) /** @type {HTMLElement|null} */ (row.querySelector("input:checked"))?.focus();
-  }
-
-  /** Only the row moves, never the page. */
-  #scrollToChosen() {
-    const { row } = this.elements;
-    const tile = /** @type {HTMLElement|null|undefined} */ (row.querySelector("input:checked")?.parentElement);
-    if (tile) row.scrollLeft = tile.offsetLeft - row.offsetLeft - (row.clientWidth - tile.offsetWidth) / 2;
   }
 
   /** @param {Portrait} portrait */

@@ -334,6 +334,23 @@ def test_nothing_overflows_sideways(visit: Visit, width_px: int) -> None:
     assert box["y"] + box["height"] <= 740
 
 
+@pytest.mark.parametrize("width_px", [390, 900])
+def test_the_figures_of_a_conversation_stay_inside_their_panel(visit: Visit, width_px: int) -> None:
+    """Where a column is narrow the legend and the figures take more rows, and no face is cut off."""
+    visitor = visit(viewport={"width": width_px, "height": 900})
+    visitor.start()
+    visitor.wait_for_message(lambda message: message["type"] == "stats" and message["windows"] >= 2, limit_s=15)
+    visitor.page.wait_for_timeout(200)
+    outside = visitor.page.evaluate(
+        """() => [...document.querySelectorAll("#ledger, #faces")].flatMap((box) => {
+          const right = box.getBoundingClientRect().right;
+          const inside = [...box.querySelectorAll("*")].filter((e) => !e.closest(".visually-hidden"));
+          return inside.filter((e) => e.getBoundingClientRect().right > right + 1).map((e) => e.outerHTML.slice(0, 80));
+        })"""
+    )
+    assert outside == []
+
+
 def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
     """Tab goes from the button to the sample, the faces, the upload and the sliders; nothing traps it."""
     visitor = visit()
