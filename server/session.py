@@ -38,7 +38,7 @@ __all__ = ["ControlSink", "PeerLink", "Session"]
 
 _LOGGER = logging.getLogger(__name__)
 _REOPEN_DELAY_S = 0.5
-_MAX_REOPENS = 20
+_MAX_FAILURES = 20
 _PASSING = (WorkerError, StreamLimitReached, EngineNotReady)
 _STATS_PERIOD_S = 1.0
 
@@ -131,6 +131,7 @@ class Session:
         self._base_epoch = 0
         self._base_window = 0
         self._last_window = -1
+        self._num_failures = 0
         self._onset = Onset(config.quiet_dbfs)
         self._playout: Playout | None = None
         self._control: ControlSink | None = None
@@ -352,12 +353,14 @@ class Session:
                     self._take(batch)
             except AvatarError as exc:
                 self._log.warning("the stream of the engine broke: %s", exc)
+                self._note_failure(exc)
             finally:
                 self._stream = None
                 await stream.aclose()
             self._log.info("waiting for the engine")
 
     def _take(self, batch: FrameBatch) -> None:
+        self._num_failures = 0
         start = self._stream_start + batch.window * FRAMES_PER_BLOCK
         # The mouth may open a little ahead of the sound, so the silence has to last a little longer than the block.
         is_quiet = batch.ledger is not None and (
@@ -368,8 +371,7 @@ class Session:
         )
 
     async def _reopen(self) -> Stream:
-        """Wait for the engine and open a new stream; where that cannot help any more, say so and end the session."""
-        num_failures = 0
+        """Wait for the engine and open a new stream."""
         while True:
             self._engine_changed.clear()
             info = self._engine.info
@@ -379,25 +381,24 @@ class Session:
             try:
                 await self._fit_portrait(info)
                 request = self._request()
-                stream = await self._open_in_time(request)
-            except AvatarError as exc:
-                self._log.warning("the engine opened no stream: %s", exc)
-                num_failures += 1
-                if num_failures == _MAX_REOPENS or not isinstance(exc, _PASSING):
-                    self._send(problem_message(reply_for(exc, retry_after_s=math.ceil(_REOPEN_DELAY_S))))
-                    raise _Ended("the engine opens no stream for it any more") from exc
+                async with asyncio.timeout(self._config.open_timeout_s):
+                    stream = await self._engine.open(request)
+            except (AvatarError, TimeoutError) as exc:
+                failure = exc if isinstance(exc, AvatarError) else WorkerError("the engine does not answer")
+                self._log.warning("the engine opened no stream: %s", failure)
+                self._note_failure(failure)
                 await self._clock.wait_until_s(self._engine_changed, self._clock.now_s() + _REOPEN_DELAY_S)
                 continue
             self._begin_stream(stream)
             await self._catch_up(stream, request)
             return stream
 
-    async def _open_in_time(self, request: StreamRequest) -> Stream:
-        try:
-            async with asyncio.timeout(self._config.open_timeout_s):
-                return await self._engine.open(request)
-        except TimeoutError as exc:
-            raise WorkerError(f"the engine opened no stream within {self._config.open_timeout_s:g} s") from exc
+    def _note_failure(self, exc: AvatarError) -> None:
+        """Count a failure in a row; where another stream would not help any more, say so and end the session."""
+        self._num_failures += 1
+        if self._num_failures == _MAX_FAILURES or not isinstance(exc, _PASSING):
+            self._send(problem_message(reply_for(exc, retry_after_s=math.ceil(_REOPEN_DELAY_S))))
+            raise _Ended("the engine makes nothing for it any more") from exc
 
     async def _fit_portrait(self, info: EngineInfo) -> None:
         """Cut the portrait again where the engine came back with another frame size; an upload may be gone by now."""
@@ -464,7 +465,7 @@ class Session:
             async with asyncio.timeout(self._config.close_timeout_s):
                 await close()
         except (AvatarError, TimeoutError, ConnectionError) as exc:
-            self._log.warning("could not close in order: %s", exc or "it took too long")
+            self._log.warning("could not close in order: %s", str(exc) or "it took too long")
 
     def _request(self) -> StreamRequest:
         portrait = None if self._portrait is None else self._portrait.rgb

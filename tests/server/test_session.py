@@ -317,13 +317,34 @@ async def test_an_engine_that_refuses_for_ever_is_not_asked_for_ever_and_the_vie
         ]
 
 
+async def test_streams_that_break_before_their_first_frame_are_not_opened_for_ever() -> None:
+    async with room() as r:
+        await r.speak(1.0)
+        for _ in range(30):
+            r.engine.streams[-1].crash()
+            await r.clock.advance(0.1)
+        assert 10 < len(r.engine.streams) < 30
+        assert r.control.states[-1] == "closed"
+        assert len(r.control.of("error")) == 1
+
+
+async def test_streams_that_break_now_and_then_are_replaced_for_as_long_as_there_are_frames() -> None:
+    async with room() as r:
+        for _ in range(30):
+            await r.speak(1.0)
+            r.engine.streams[-1].crash()
+        await r.clock.advance(0.1)
+        assert len(r.engine.streams) == 31
+        assert r.control.of("error") == []
+
+
 async def test_an_engine_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     async with room(config=SessionConfig(open_timeout_s=0.01)) as r:
         await r.speak(1.0)
         r.engine.open_gate.clear()
         r.engine.become("restarting")
         r.engine.become("ready")
-        while "opened no stream within 0.01 s" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody of a change
+        while "opened no stream: the engine does not answer" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody of a change
             await asyncio.sleep(0.001)
         r.engine.open_gate.set()
         await r.clock.advance(3.0)
