@@ -7,8 +7,10 @@ then given its own name. Nothing is fetched twice, and a folder never holds half
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -238,6 +240,7 @@ def _fetch(
     while (before := _size(part)) != file.num_bytes:
         try:
             with _explained(file.name, offer.endpoint), part.open("ab") as target:
+                _claim(target, file)
                 _append(offer, file, target, report)
         except WeightsError as exc:
             num_failures = 1 if _size(part) != before else num_failures + 1
@@ -249,6 +252,15 @@ def _fetch(
         report(-file.num_bytes)
         raise WeightsError(file.name, f"what {offer.endpoint} sent is not what it announced; start the download again")
     part.replace(_place(offer, folder, file))
+
+
+def _claim(target: BinaryIO, file: RemoteFile) -> None:
+    """Keep other processes from writing to the part, for as long as it is open."""
+    try:
+        fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise WeightsError(file.name, "another process is fetching it into the same folder") from exc
+    target.seek(0, os.SEEK_END)
 
 
 def _append(offer: Offer, file: RemoteFile, target: BinaryIO, report: Callable[[int], None]) -> None:
@@ -273,7 +285,7 @@ def _is_final(cause: BaseException | None) -> bool:
     """Tell a refusal from a mishap."""
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code < _SERVER_FAULT and cause.response.status_code != _TOO_MANY_REQUESTS
-    return isinstance(cause, OfflineModeIsEnabled)
+    return isinstance(cause, OfflineModeIsEnabled | BlockingIOError)
 
 
 def _place(offer: Offer, folder: Path, file: RemoteFile) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import threading
@@ -158,6 +159,23 @@ def test_a_later_call_goes_on_from_what_is_there(hub: FakeHub, tmp_path: Path, i
     assert sum(reported) == len(LARGE) + 1
     assert (tmp_path / "LiveAvatar" / "liveavatar.safetensors").read_bytes() == LARGE + b"!"
     assert parts(tmp_path) == []
+
+
+def test_a_part_that_another_process_writes_is_left_to_it(hub: FakeHub, tmp_path: Path) -> None:
+    offer = offers(hub)[1]
+    part = tmp_path / "LiveAvatar" / f"liveavatar.safetensors.{offer.files[0].digest.removeprefix('sha256:')[:12]}.part"
+    part.parent.mkdir()
+    with part.open("ab") as target:
+        target.write(LARGE[:4000])
+        target.flush()
+        fcntl.flock(target, fcntl.LOCK_EX)
+        words = r"liveavatar\.safetensors: another process is fetching it into the same folder"
+        with pytest.raises(WeightsError, match=words):
+            download([offer], tmp_path, lambda num_bytes: None, retry_pause_s=60)
+    assert hub.sent == []
+    assert part.read_bytes() == LARGE[:4000]
+    download([offer], tmp_path, lambda num_bytes: None)
+    assert (tmp_path / "LiveAvatar" / "liveavatar.safetensors").read_bytes() == LARGE + b"!"
 
 
 def test_a_part_that_is_too_long_is_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
