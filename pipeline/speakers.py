@@ -208,11 +208,20 @@ def _read_mask(path: Path, *, height_px: int, width_px: int) -> Masks:
             if image.size != (width_px, height_px):
                 size_rule = f"it has to be as large as the portrait, {width_px}x{height_px} px"
                 raise ConfigError(what, f"{image.width}x{image.height} px", size_rule)
-            return np.asarray(image.convert("L")) >= WHITE
+            return _grey(image) >= WHITE
     except ConfigError:
         raise
     except (*DECODE_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise MediaError(what, "damaged or something else", rule) from exc
+
+
+def _grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey values of a mask; where it is transparent, nobody is."""
+    if image.mode.startswith("I;16"):  # Pillow would clip and not scale
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return np.asarray(image.convert("L"))
 
 
 def _shown(region: Path | Box) -> str:

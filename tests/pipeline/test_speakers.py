@@ -158,6 +158,18 @@ def test_masks_of_another_size_or_without_a_speaker_are_refused(tmp_path: Path) 
         draw((0, 0, 10, 10), black)
 
 
+def test_masks_of_16_bits_and_masks_on_a_transparent_ground_are_read(tmp_path: Path) -> None:
+    speaker = ellipse(40, 48, 20, 30)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.where(speaker, 65_535, 300).astype(np.uint16)).save(deep)
+    clear = tmp_path / "clear.png"
+    colours = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+    colours[..., 3] = speaker * 255
+    Image.fromarray(colours).save(clear)
+    for path in (deep, clear):
+        assert np.array_equal(draw(path, (100, 0, 160, 96))[0], speaker)
+
+
 def test_files_that_are_no_masks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"mask .*gone.png is unreadable \(no such file"):
         draw(tmp_path / "gone.png", (0, 0, 10, 10))
