@@ -124,6 +124,8 @@ async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[
             )
             for note in info.notes:
                 announce(f"  {note}")
+        elif engine.state == "failed":
+            announce(f"The engine has given up: {engine.failure}")
 
     unwatch = engine.watch(on_engine)
     server = _Server(

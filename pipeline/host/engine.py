@@ -249,7 +249,7 @@ class WorkerEngine:
             decision = after_failure(num_failures, ready_for_s=ready_for_s, config=self._config)
             num_failures = decision.num_failures
             if is_permanent or decision.delay_s is None:
-                _logger.error("engine gives up after %d failures in a row: %s", num_failures, self.failure)
+                _logger.error("engine gives up at failure %d in a row: %s", num_failures, self.failure)
                 self._become("failed")
                 return
             _logger.warning("worker %d failed: %s; restart in %.1f s", self._rank, self.failure, decision.delay_s)

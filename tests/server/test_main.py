@@ -70,3 +70,24 @@ def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: 
         assert "Traceback" not in log
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1].strip("/"))), timeout=1)
+
+
+def test_an_engine_that_gives_up_is_announced_with_its_reason_and_the_server_stays() -> None:
+    settings = ["engine.pattern.fault=raise", "engine.pattern.fault_at_warm_up=true", "engine.max_restarts=0"]
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0", *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().removeprefix("Open ").strip()
+        line = process.stdout.readline()
+        assert line.startswith("The engine has given up: ")
+        with urllib.request.urlopen(f"{address}api/info", timeout=5) as response:
+            assert json.load(response)["engine"]["state"] == "failed"
+        process.terminate()
+        rest, log = process.communicate(timeout=20)
+        assert process.returncode == 0, log
+        assert rest == "", "it is said once"
