@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -54,16 +55,19 @@ def show(report: dict[str, Any], console: Console) -> None:
         console: Where to.
     """
     table = Table(
-        "part", "what it is for", "type", title=escape(f"weights in {report['folder']}"), title_justify="left"
+        title=escape(f"weights in {report['folder']}"), title_justify="left", box=box.SIMPLE_HEAD, show_footer=True
     )
-    for heading in ("GB", "tensors", "parameters"):
-        table.add_column(heading, justify="right")
-    table.add_column("state")
+    num_gb = sum(part["num_bytes"] for part in report["parts"]) / 1e9
+    table.add_column("part", "in all")
+    table.add_column("type", no_wrap=True)
+    for heading, footer in (("GB", f"{num_gb:.3f}"), ("tensors", ""), ("parameters", "")):
+        table.add_column(heading, footer, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for part in report["parts"]:
         num_problems = len(part["problems"])
         state = "[green]whole[/]" if not num_problems else f"[red]{num_problems} problem{'s' * (num_problems > 1)}[/]"
         numbers = (f"{part['num_bytes'] / 1e9:.3f}", f"{part['num_tensors']:,}", f"{part['num_parameters']:,}")
-        table.add_row(part["name"], part["purpose"], ", ".join(part["dtypes"]), *numbers, state)
+        table.add_row(f"{part['name']}\n[dim]{part['purpose']}[/]", "\n".join(part["dtypes"]), *numbers, state)
     console.print(table)
     for part in report["parts"]:
         for problem in part["problems"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.weights.pull import REPOSITORIES
 from tests.fakes.checkpoint import write_checkpoint
 from tests.fakes.hub import FakeHub
+from tools.weights import check, show
 
 pytestmark = pytest.mark.contract
 
@@ -64,6 +67,17 @@ def test_a_whole_folder_is_shown_part_by_part(whole: Path) -> None:
         assert words in result.stdout
     assert "1,922,233" in result.stdout
     assert "makes four denoising steps enough" in result.stdout
+
+
+def test_the_published_figures_fit_a_narrow_terminal(whole: Path) -> None:
+    report = check(whole)
+    report["parts"][0] |= {"num_bytes": 32_591_700_000, "num_tensors": 1260, "num_parameters": 16_295_755_609}
+    report["parts"][0]["problems"] = [{"path": "[x]/y", "reason": "is missing"}] * 1260
+    text = io.StringIO()
+    show(report, Console(file=text, width=80))
+    for words in ("16,295,755,609", "32.592", "1260 problems", "transformer", "audio encoder", "[x]/y: is missing"):
+        assert words in text.getvalue()
+    assert "…" not in text.getvalue()
 
 
 def test_a_damaged_folder_ends_with_1_and_names_everything(damaged: Path) -> None:
