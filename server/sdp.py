@@ -25,7 +25,7 @@ _DIRECTIONS = {"audio": ("sendrecv",), "video": ("recvonly", "sendrecv")}
 
 
 def check_offer(sdp: str) -> str:
-    """Check an offer and take out the candidates that are no addresses.
+    """Check an offer and take out the candidates that are no addresses, and the word that there will be no more.
 
     Args:
         sdp: The offer of a viewer, untrusted.
@@ -68,7 +68,14 @@ def _check_lines(lines: list[str]) -> None:
 
 
 def _is_kept(line: str) -> bool:
-    """Leave out candidates that name neither an IP address nor an mDNS name: resolving them would block."""
+    """Leave out candidates that name neither an IP address nor an mDNS name: resolving them would block.
+
+    The end of the candidates is left out too. After it aioice gives up as soon as the candidates that it has lead
+    nowhere, and has none where mDNS names cannot be resolved (no multicast, as in containers), although the viewer's
+    own checks are on their way and would tell the address (RFC 8445 section 7.3.1.3). A session bounds the wait.
+    """
+    if line.strip() == "a=end-of-candidates":
+        return False
     if not line.startswith("a=candidate:"):
         return True
     fields = line.split()

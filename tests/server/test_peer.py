@@ -1,6 +1,7 @@
 """Tests of server/peer.py: two peers in one process, and what aiortc keeps where it is replaced."""
 
 import asyncio
+import re
 from fractions import Fraction
 
 import av
@@ -112,6 +113,31 @@ async def test_sound_goes_in_and_sound_and_picture_come_out() -> None:
     audio.stop()
     await peer.aclose()
     await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_a_viewer_whose_addresses_cannot_be_told_connects_by_its_own_checks() -> None:
+    viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    viewer.addTransceiver("audio", direction="sendrecv")
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    sdp = viewer.localDescription.sdp
+    assert "a=end-of-candidates" in sdp
+    video, audio = VideoTrack(lambda: None), AudioTrack(lambda: None)
+    peer = await Peer.accept(
+        re.sub(r"a=candidate:.*\r\n", "", sdp),
+        ice_servers=(),
+        config=SessionConfig(),
+        video=video,
+        audio=audio,
+        sink=lambda timestamp, samples: None,
+    )
+    await viewer.setRemoteDescription(RTCSessionDescription(sdp=peer.answer_sdp, type="answer"))
+    await asyncio.wait_for(peer.connected.wait(), 10)
+    await viewer.close()
+    await asyncio.wait_for(peer.closed.wait(), 5)
+    video.stop()
+    audio.stop()
+    await peer.aclose()
 
 
 async def test_an_offer_that_passes_the_checks_and_still_makes_no_sense_is_refused_and_cleaned_up() -> None:

@@ -35,6 +35,10 @@ def test_candidates_that_would_have_to_be_looked_up_are_left_out() -> None:
     assert "6f0e.local" in check_offer(named)
 
 
+def test_the_end_of_the_candidates_is_left_out() -> None:
+    assert check_offer(OFFER.replace("a=ice-ufrag", "a=end-of-candidates\r\na=ice-ufrag")) == OFFER
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
