@@ -34,7 +34,6 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConfig",
     "clean_prompt",
-    "published_shapes",
     "translate_names",
 ]
 
@@ -225,18 +224,6 @@ def clean_prompt(prompt: str) -> str:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = unicodedata.normalize("NFC", text.translate(_REPLACED).translate(_STRAIGHT_QUOTES))
     return re.sub(r"\s+", " ", text).strip()
-
-
-def published_shapes(config: TextEncoderConfig) -> dict[str, Shape]:
-    """Name the tensors of the published file, with their shapes.
-
-    Args:
-        config: Sizes of the network.
-
-    Returns:
-        Shapes by name, 2 + 10 per block.
-    """
-    return {published: shape for published, (_, shape) in _layout(config).items()}
 
 
 def translate_names(tensors: Mapping[str, Tensor], config: TextEncoderConfig) -> dict[str, Tensor]:

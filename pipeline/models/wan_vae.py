@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 
 __all__ = [
-    "DROPPED_START_FRAMES",
     "MOTION_LATENT_FRAMES",
     "PUBLISHED_WAN_VAE",
     "SINGLE_FLAVOUR",
@@ -43,10 +42,6 @@ __all__ = [
 
 MOTION_LATENT_FRAMES = 19
 """Latent frames of a still portrait that the transformer takes as the past of a video."""
-DROPPED_START_FRAMES = 3
-"""Frames of a video's very first block that the published pipeline does not show. It keeps their sound, so its pictures
-lead by 120 ms from then on: whoever sends both has to drop both or neither.
-"""
 
 _ENCODER_PIECE_FRAMES = 12
 _DECODER_PIECE_LATENT_FRAMES = 3

@@ -21,9 +21,10 @@ from pipeline.models.text_encoder import (
     TextEncoder,
     TextEncoderConfig,
     clean_prompt,
-    published_shapes,
     translate_names,
 )
+from pipeline.weights.sizes import PUBLISHED_TEXT_ENCODER_SIZES
+from pipeline.weights.tables import text_encoder_shapes
 
 pytestmark = pytest.mark.numerics
 
@@ -84,6 +85,11 @@ def load(files: tuple[Path, Path], weights: dict[str, Tensor]) -> Load:
         return TextEncoder.load(path, folder, config=config, dtype=dtype)
 
     return load_tiny
+
+
+def published_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Tensors of the published file, at any size."""
+    return text_encoder_shapes(**{name: getattr(config, name) for name in PUBLISHED_TEXT_ENCODER_SIZES})
 
 
 def word_tokenizer(num_words: int = 300) -> Tokenizer:
