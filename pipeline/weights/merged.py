@@ -18,6 +18,7 @@ import json
 import logging
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -120,13 +121,16 @@ class MergedCopy:
         digests = manifest.get("sha256")
         if manifest.get("made_of") != self._made_of or not isinstance(digests, dict):
             raise WeightsError(str(manifest_path), "is not the manifest of this copy")
-        # Checksums are made ahead in threads, which also brings the files into memory for the reader.
+        # Checksums are made ahead in threads, which also brings the files into memory for the reader; a little ahead,
+        # or they would be out of it again where it is small.
         with ThreadPoolExecutor(_HASH_THREADS, "checksums") as pool:
             paths = [self.folder / name for name in digests]
-            for path, expected, actual in zip(paths, digests.values(), pool.map(_sha256, paths), strict=True):
-                if actual != expected:
+            ahead = deque(pool.submit(_sha256, path) for path in paths[:_HASH_THREADS])
+            for number, (path, expected) in enumerate(zip(paths, digests.values(), strict=True)):
+                if ahead.popleft().result() != expected:
                     pool.shutdown(cancel_futures=True)
                     raise WeightsError(str(path), "damaged: its SHA-256 is not the one in manifest.json")
+                ahead.extend(pool.submit(_sha256, later) for later in paths[number + _HASH_THREADS :][:1])
                 yield from read_tensors([path], device)
         with suppress(OSError):  # somebody else's cache may be read, too
             manifest_path.touch()

@@ -138,6 +138,19 @@ def test_a_damaged_copy_is_told_and_made_again(  # type: ignore[no-untyped-def]
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
+def test_a_shard_that_is_damaged_while_others_are_read_is_told(files: OfficialFolder, cache: Path) -> None:
+    """Checksums are made a little ahead, and not all at the start."""
+    copy = MergedCopy(cache, [*files.dit_shards(), files.adapter], shard_bytes=100_000)
+    list(copy.record(load(files, None).items()))
+    assert len(list(copy.folder.glob("*.safetensors"))) > 15
+    reading = copy.read(CPU)
+    next(reading)
+    last = max(copy.folder.glob("*.safetensors"))
+    flip(last)
+    with pytest.raises(WeightsError, match=rf"{last.name}: damaged: its SHA-256"):
+        list(reading)
+
+
 def test_a_copy_that_lacks_tensors_is_made_again(files: OfficialFolder, cache: Path) -> None:
     """Its checksums are right, but it was made of half a model."""
     expected = load(files, None)
