@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from server.config import IceServer, SessionConfig
 from server.errors import SignalingError
-from server.sdp import check_offer
+from server.sdp import check_offer, without_names
 from server.sound import NUM_CHANNELS
 from server.tracks import AudioTrack, VideoTrack, install_encoder
 
@@ -122,22 +122,30 @@ class Peer:
             UnsupportedMedia: It does not offer what a session needs.
         """
         sdp = check_offer(offer_sdp)
-        peer = cls(RTCPeerConnection(_configuration(ice_servers)))
+
+        async def answer(sdp: str) -> "Peer":
+            peer = cls(RTCPeerConnection(_configuration(ice_servers)))
+            try:
+                await peer._negotiate(sdp, config, video, audio, sink)
+            except BaseException:
+                await peer.aclose()
+                raise
+            return peer
+
         try:
             async with asyncio.timeout(config.offer_timeout_s):
-                await peer._negotiate(sdp, config, video, audio, sink)
+                try:
+                    return await answer(sdp)
+                except OSError as exc:
+                    # A program that keeps the port of mDNS to itself: the viewer's own checks tell its address then.
+                    logger.info("an offer is answered without its mDNS names: %s", exc.strerror)
+                    return await answer(without_names(sdp))
         except TimeoutError as exc:
-            await peer.aclose()
             raise SignalingError(f"no answer within {config.offer_timeout_s:g} s") from exc
-        except asyncio.CancelledError:
-            await peer.aclose()
-            raise
         except Exception as exc:
             # aiortc reports nonsense in an offer by whatever its code runs into: assertions, lookups, type errors.
             logger.info("an offer could not be negotiated", exc_info=exc)
-            await peer.aclose()
             raise SignalingError(str(exc) or type(exc).__name__) from exc
-        return peer
 
     async def _negotiate(
         self, sdp: str, config: SessionConfig, video: VideoTrack, audio: AudioTrack, sink: SoundSink

@@ -12,7 +12,7 @@ from aiortc.sdp import MediaDescription, SessionDescription
 
 from server.errors import SignalingError, UnsupportedMedia
 
-__all__ = ["check_offer"]
+__all__ = ["check_offer", "without_names"]
 
 MAX_SDP_CHARS = 128 * 1024
 MAX_SDP_LINES = 1000
@@ -57,6 +57,18 @@ def check_offer(sdp: str) -> str:
     return text
 
 
+def without_names(sdp: str) -> str:
+    """Take out the candidates that are mDNS names.
+
+    Args:
+        sdp: An offer that was checked.
+
+    Returns:
+        The offer with addresses only, perhaps with none at all.
+    """
+    return "".join(line for line in sdp.splitlines(keepends=True) if not _is_name(line))
+
+
 def _check_lines(lines: list[str]) -> None:
     """Refuse what would keep the parser, and so the event loop, busy for long."""
     if len(lines) > MAX_SDP_LINES:
@@ -76,18 +88,20 @@ def _is_kept(line: str) -> bool:
     """
     if line.strip() == "a=end-of-candidates":
         return False
-    if not line.startswith("a=candidate:"):
-        return True
     fields = line.split()
-    if len(fields) < 8:
-        return True
-    if fields[4].lower().endswith(".local"):
+    if not line.startswith("a=candidate:") or len(fields) < 8 or _is_name(line):
         return True
     try:
         ipaddress.ip_address(fields[4])
     except ValueError:
         return False
     return True
+
+
+def _is_name(line: str) -> bool:
+    """Whether a line is a candidate with an mDNS name, as aioice knows them."""
+    fields = line.split()
+    return line.startswith("a=candidate:") and len(fields) >= 8 and fields[4].lower().endswith(".local")
 
 
 def _check_sections(sections: list[MediaDescription]) -> None:

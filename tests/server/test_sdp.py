@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import SignalingError, UnsupportedMedia
-from server.sdp import check_offer
+from server.sdp import check_offer, without_names
 
 pytestmark = pytest.mark.unit
 
@@ -33,6 +33,10 @@ def test_candidates_that_would_have_to_be_looked_up_are_left_out() -> None:
     named = OFFER.replace("192.0.2.1", "evil.example.com")
     assert "evil" not in check_offer(named)
     assert "6f0e.local" in check_offer(named)
+
+
+def test_names_can_be_left_out_and_addresses_stay() -> None:
+    assert without_names(OFFER) == OFFER.replace("a=candidate:2 1 udp 2130706431 6f0e.local 50000 typ host\r\n", "")
 
 
 def test_the_end_of_the_candidates_is_left_out() -> None:
