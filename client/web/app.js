@@ -77,7 +77,9 @@ function receive(message) {
     panel.setStats(message);
     if (panel.isSlow !== wasSlow) render();
   }
-  if (message.type === "error") pass({ title: words.problems.unknown.title, text: `${message.message}.` });
+  // A picture that made room for others on the server is sent again, because it was chosen after all.
+  if (message.type === "error" && message.code === "not_found" && message.id) portraits.refresh().catch(() => {});
+  else if (message.type === "error") pass({ title: words.problems.unknown.title, text: `${message.message}.` });
 }
 
 /** Shows a problem on the stage for some seconds. @param {{title: string, text: string}} problem */

@@ -49,10 +49,7 @@ export class Portraits {
       if (id === this.chosenId) await this.#sendAgain(id, chosen);
       else this.own.delete(id);
     }
-    this.list = [
-      ...served.filter((portrait) => portrait.kind === "default"),
-      ...[...this.own.values()].map(({ upload }) => ({ ...upload, name: words.uploadName })),
-    ];
+    this.#compose(served);
     if (!this.chosen) this.chosenId = this.list[0]?.id ?? null;
     this.#render();
     if (this.chosen) this.onChoose(this.chosen);
@@ -71,10 +68,25 @@ export class Portraits {
   #accept(chosen) {
     this.own.set(chosen.upload.id, chosen);
     if (this.own.size > MAX_UPLOADS) this.own.delete(/** @type {string} */ (this.own.keys().next().value));
-    const defaults = this.list.filter((portrait) => portrait.kind === "default");
-    this.list = [...defaults, ...[...this.own.values()].map(({ upload }) => ({ ...upload, name: words.uploadName }))];
+    this.#compose(this.list);
     this.#render();
     this.#choose(chosen.upload.id);
+    // The server keeps few pictures of each visitor: this one may have taken the place of another.
+    getPortraits([...this.own.keys()]).then((served) => this.#forget(served), () => {});
+  }
+
+  /** Drops the uploads that the server has no more, but the chosen one. @param {Portrait[]} served */
+  #forget(served) {
+    const known = new Set(served.map((portrait) => portrait.id));
+    for (const id of this.own.keys()) if (!known.has(id) && id !== this.chosenId) this.own.delete(id);
+    this.#compose(served);
+    this.#render();
+  }
+
+  /** The server's own portraits, then this visitor's. @param {Portrait[]} served */
+  #compose(served) {
+    const defaults = served.filter((portrait) => portrait.kind === "default");
+    this.list = [...defaults, ...[...this.own.values()].map(({ upload }) => ({ ...upload, name: words.uploadName }))];
   }
 
   /** @param {string} id */

@@ -38,7 +38,7 @@ export const words = {
       steps: "denoise",
       decode: "decode",
       copy: "copy",
-      pace: "held",
+      pace: "buffer",
     },
     summary: (/** @type {any} */ stats, /** @type {number} */ budgetMs) =>
       `Window latency: median ${Math.round(stats.latency_ms.p50)} milliseconds, 99th percentile ` +
@@ -71,6 +71,7 @@ export const words = {
     sending: "Looking for the face …",
     saving: "Cutting the picture …",
     refused: (/** @type {string} */ message) => `The server cannot use this picture: ${message}.`,
+    full: "The server has no room for another picture: all that it keeps are being shown. Try again in a while.",
     notReady: "The engine is still starting. Try again in a moment.",
     unreachable: "The server did not answer. Is it still running?",
     noFace: "No face was found by itself. Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",

@@ -123,6 +123,12 @@ class Server:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 
+    def post(self, path: str, body: bytes, kind: str) -> None:
+        """Send something that has to be taken."""
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 201
+
     def wait_until_free(self) -> None:
         """Wait until no session is left of the test before."""
 

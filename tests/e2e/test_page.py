@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.config import ServerConfig
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from playwright.sync_api import Browser, Route
@@ -40,6 +42,7 @@ CHANGE_WHILE_CONNECTING = """() => {
 
 SIZE = (32, 48)
 """The size at which the picture is looked at."""
+KEPT_UPLOADS = ServerConfig().max_uploads_per_visitor
 FACE = Path(__file__).parents[1] / "data" / "face.png"
 
 
@@ -141,6 +144,27 @@ def test_another_face_can_be_chosen_while_speaking(visit: Visit) -> None:
     visitor.wait_for_message(lambda message: message.get("portrait") == uploaded, num_seen=num_seen)
     request = next(message for message in visitor.sent if message["type"] == "set_portrait")
     visitor.wait_for_message(lambda message: message == {"type": "done", "id": request["id"]}, num_seen=num_seen)
+
+
+def test_a_picture_that_made_room_for_others_is_sent_again_when_it_is_chosen(visit: Visit, server: Server) -> None:
+    """The page shows as many of its pictures as the server keeps, and brings one back that others pushed out."""
+    visitor = visit()
+    for _ in range(KEPT_UPLOADS + 1):
+        upload(visitor, FACE)
+    own = ".tile input[value^=u-]"
+    visitor.page.wait_for_function(f"document.querySelectorAll({own!r}).length === {KEPT_UPLOADS}")
+    mine = visitor.page.input_value(f"{own} >> nth=0")
+    visitor.page.click(".tile input[value=ada]", force=True)
+    visitor.start()
+    for _ in range(KEPT_UPLOADS):
+        server.post("api/portraits", FACE.read_bytes(), "image/png")
+    num_seen = len(visitor.received)
+    visitor.page.click(f"{own} >> nth=0", force=True)
+    visitor.wait_for_message(lambda message: message.get("code") == "not_found", num_seen=num_seen)
+    visitor.wait_for_message(lambda message: (message.get("portrait") or "").startswith("u-"), num_seen=num_seen)
+    again = visitor.page.input_value(".tile input:checked")
+    assert again.startswith("u-")
+    assert again != mine
 
 
 def test_what_is_changed_while_the_page_connects_reaches_the_server(visit: Visit) -> None:
