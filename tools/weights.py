@@ -99,7 +99,8 @@ def fetch(folder: Path, console: Console, announce: Callable[[str], None]) -> No
     def run(offers: Sequence[Offer]) -> None:
         num_lacking = sum(file.num_bytes for offer in offers for file in missing(offer, folder))
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        is_hidden = not console.is_terminal  # a file would get an empty line
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=is_hidden) as progress:
             task = progress.add_task("fetching", total=num_lacking)
             download(offers, folder, lambda num_bytes: progress.advance(task, num_bytes))
 

@@ -120,6 +120,7 @@ def test_weights_are_pulled_from_a_mirror_after_their_licence_was_shown(
     assert first == f"Wan-AI/Wan2.2-S2V-14B: 0.0 GB, licence: apache-2.0, {hub.url}/Wan-AI/Wan2.2-S2V-14B"
     assert second.startswith("Quark-Vision/Live-Avatar: 0.0 GB, licence: apache-2.0")
     assert last.endswith("weights: the weights are whole")
+    assert result.stderr == ""
     for path in whole.rglob("*.safetensors"):
         assert (tmp_path / "weights" / path.relative_to(whole)).read_bytes() == path.read_bytes()
     num_sent = len(hub.sent)
@@ -134,7 +135,8 @@ def test_a_pull_of_weights_that_are_not_whole_says_so(hub: FakeHub, tmp_path: Pa
     hub.repositories = {**hub.repositories, base: files}
     result = visavis("weights", "pull", tmp_path / "weights", HF_ENDPOINT=hub.url)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].endswith(f"{SHARD}: is missing")
+    [line] = result.stderr.splitlines()
+    assert line.endswith(f"{SHARD}: is missing")
 
 
 def test_a_mirror_that_refuses_ends_with_1_and_one_line(hub: FakeHub, tmp_path: Path) -> None:
