@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Self, cast
 
 import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
@@ -286,8 +285,11 @@ def _name(names: list[str]) -> str:
 
 
 def _empty_network(config: TextEncoderConfig) -> UMT5EncoderModel:
-    """Build the network without storage. Eager attention rounds as the published model's own code does."""
-    with init_empty_weights(include_buffers=True):
+    """Build the network without storage, in this thread: what others make at the same time has some.
+
+    Eager attention rounds as the published model's own code does.
+    """
+    with torch.device("meta"):
         return UMT5EncoderModel(
             UMT5Config(  # type: ignore[call-arg]  # attn_implementation is taken, but not declared
                 vocab_size=config.vocabulary_tokens,

@@ -5,6 +5,7 @@ import gc
 import math
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,16 @@ def test_weights_stay_in_the_mapped_file_until_the_encoder_is_closed(files: tupl
         assert not is_mapped()
     finally:
         gc.enable()
+
+
+def test_an_encoder_that_is_loaded_in_a_thread_leaves_the_others_alone(load: Load, reference_rows: Tensor) -> None:
+    """A prompt may be encoded while a stream runs."""
+    with ThreadPoolExecutor(1) as pool:
+        loading = [pool.submit(lambda: load().encode(PROMPT)) for _ in range(5)]
+        while not loading[-1].done():
+            assert torch.nn.Linear(2, 2).weight.device == torch.zeros(1).device == torch.device("cpu")
+    for rows in loading:
+        torch.testing.assert_close(rows.result(), reference_rows, rtol=1e-3, atol=1e-3)
 
 
 def test_a_closed_encoder_refuses_and_may_be_closed_again(load: Load) -> None:
