@@ -358,17 +358,20 @@ def test_nothing_overflows_sideways(visit: Visit, width_px: int) -> None:
     assert box["y"] + box["height"] <= 740
 
 
-@pytest.mark.parametrize("width_px", [390, 900])
-def test_the_figures_of_a_conversation_stay_inside_their_panel(visit: Visit, width_px: int) -> None:
-    """Where a column is narrow the legend and the figures take more rows, and no face is cut off."""
-    visitor = visit(viewport={"width": width_px, "height": 900})
+@pytest.mark.parametrize("size", [(390, 900), (900, 900), (1024, 600), (844, 390)], ids=str)
+def test_nothing_is_cut_off_during_a_conversation(visit: Visit, size: tuple[int, int]) -> None:
+    """Where a column or the picture is narrow, figures, faces and controls take more rows or less room."""
+    visitor = visit(viewport={"width": size[0], "height": size[1]})
+    box = visitor.page.locator("#main").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= size[1], "the button is not on the first screen"
     visitor.start()
     visitor.wait_for_message(lambda message: message["type"] == "stats" and message["windows"] >= 2, limit_s=15)
     visitor.page.wait_for_timeout(200)
     outside = visitor.page.evaluate(
-        """() => [...document.querySelectorAll("#ledger, #faces")].flatMap((box) => {
+        """() => [...document.querySelectorAll("#ledger, #faces, .dock")].flatMap((box) => {
           const right = box.getBoundingClientRect().right;
-          const inside = [...box.querySelectorAll("*")].filter((e) => !e.closest(".visually-hidden"));
+          const inside = [...box.querySelectorAll("*")].filter((e) => e.checkVisibility());
           return inside.filter((e) => e.getBoundingClientRect().right > right + 1).map((e) => e.outerHTML.slice(0, 80));
         })"""
     )
