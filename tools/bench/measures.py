@@ -82,18 +82,21 @@ def _smallest_openings(opening: Array, closures: Sequence[tuple[int, int]]) -> l
     return [float(opening[max(0, first - 1) : last + 2].min() - low) / reach for first, last in closures]
 
 
-def motion_ratio(opening: Array, is_silent: NDArray[np.bool_]) -> float:
+def motion_ratio(opening: Array, is_silent: NDArray[np.bool_], averaged_frames: int = 1) -> float:
     """Mouth motion in silence, relative to that in speech (mean absolute change per frame).
 
     Args:
         opening: Lip opening, (num_frames,).
-        is_silent: Whether each frame is in silence, (num_frames,); a change counts where both of its frames agree.
+        is_silent: Whether each frame is in silence, (num_frames,); a change counts where all of its frames agree.
+        averaged_frames: Openings are averaged over so many frames first. Lips move for longer than a frame, the
+            tracker's noise differs from frame to frame: averaging takes more of the noise than of the motion.
 
     Returns:
         The ratio; nan if there is no silence or no speech.
     """
-    change = np.abs(np.diff(opening))
-    silent, spoken = is_silent[1:] & is_silent[:-1], ~is_silent[1:] & ~is_silent[:-1]
+    change = np.abs(np.diff(np.convolve(opening, np.full(averaged_frames, 1 / averaged_frames), "valid")))
+    near = np.lib.stride_tricks.sliding_window_view(is_silent, averaged_frames + 1)
+    silent, spoken = near.all(1), ~near.any(1)
     if not silent.any() or not spoken.any():
         return float("nan")
     return float(change[silent].mean() / max(float(change[spoken].mean()), 1e-12))

@@ -46,6 +46,8 @@ LEAD_FRAMES, PAUSE_FRAMES, REST_FRAMES = 24, 24, 5 * FPS
 # After the last word the mouth may take so long to come to rest; then silence counts as silence.
 SETTLE_FRAMES = 8
 CONTROL_SHIFT_FRAMES = 61
+# Against the noise of the tracker, which is most of what it sees move in a mouth at rest.
+AVERAGED_FRAMES = 3
 CEILING_CLIPS = 2
 REPORT_EVERY_FRAMES = 60 * FPS
 
@@ -212,6 +214,7 @@ def lip_sync(take: Take, script: Script) -> dict[str, Any]:
         "closure_opening": measures.closure_opening(opening, script.closures),
         "closure_opening_control": measures.closure_opening(opening, elsewhere),
         "silence_motion_ratio": measures.motion_ratio(opening, script.is_silent),
+        "silence_motion_ratio_averaged": measures.motion_ratio(opening, script.is_silent, AVERAGED_FRAMES),
         "block_border_ratio": measures.border_ratio(differences, FRAMES_PER_BLOCK),
         "block_border_ratio_at_rest": measures.border_ratio(differences, FRAMES_PER_BLOCK, at_rest[1:] & at_rest[:-1]),
         "latent_border_ratio": measures.border_ratio(differences, VAE_TEMPORAL_STRIDE),

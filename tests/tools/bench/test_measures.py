@@ -68,6 +68,16 @@ def test_the_motion_ratio_compares_silence_with_speech() -> None:
     assert np.isnan(motion_ratio(opening, np.ones(200, bool)))
 
 
+def test_averaging_takes_the_trackers_noise_out_of_the_motion_ratio() -> None:
+    rng = np.random.default_rng(0)
+    speech = 0.5 + 0.5 * np.sin(np.arange(500) * 2 * np.pi / 10)
+    opening = np.concatenate([speech, np.zeros(500)]) + 0.02 * rng.normal(size=1000)
+    is_silent = np.arange(1000) >= 500
+    plain, averaged = motion_ratio(opening, is_silent), motion_ratio(opening, is_silent, 3)
+    assert averaged < 0.5 * plain
+    assert motion_ratio(np.tile(speech, 2), is_silent, 3) == pytest.approx(1, rel=0.01), "real motion stays"
+
+
 def test_the_closure_opening_is_that_of_the_narrowest_frame() -> None:
     opening = np.full(100, 0.8)
     opening[:10] = 0
