@@ -24,7 +24,7 @@ from pipeline.weights.check import check_folder
 from pipeline.weights.merged import load_transformer
 from pipeline.weights.tables import Shapes, adapter_targets, dit_shapes
 from pipeline.weights.vae import load_vae
-from tests.fakes.checkpoint import TINY_DIT, upstream_config, write_checkpoint
+from tests.fakes.checkpoint import INFIXES, PREFIXES, TINY_DIT, upstream_config, write_adapter, write_checkpoint
 
 pytestmark = pytest.mark.unit
 
@@ -201,6 +201,13 @@ def test_an_adapter_without_one_of_its_pairs_is_told(folder: Path) -> None:
     path = folder / "LiveAvatar" / "liveavatar.safetensors"
     change(path, lambda weights: weights.pop("blocks.3.cross_attn.k.lora_B.default.weight"))
     assert "lora_B of blocks.3.cross_attn.k is missing; 51 of 52 pairs are there" in only_problem(folder)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("infix", INFIXES)
+def test_an_adapter_in_any_spelling_is_whole(folder: Path, prefix: str, infix: str) -> None:
+    write_adapter(folder / "LiveAvatar" / "liveavatar.safetensors", TINY_DIT, prefix=prefix, infix=infix)
+    assert check_folder(folder).problems == []
 
 
 class Bomb:
