@@ -466,6 +466,18 @@ async def test_a_restart_needs_no_upload_that_is_gone_by_now() -> None:
         assert r.control.of("state")[-1]["portrait"] == "gone"
 
 
+async def test_a_portrait_is_cut_again_for_the_frame_that_the_engine_comes_back_with() -> None:
+    async with room() as r:
+        r.engine.become("restarting")
+        r.engine.resize(height_px=32, width_px=16)
+        r.engine.become("ready")
+        await r.clock.advance(3.0)
+        before, after = (stream.request.portrait for stream in r.engine.streams)
+        assert after is not before
+        assert r.engine.streams[1].portraits == [], "the new stream begins with it"
+        assert r.control.of("error") == []
+
+
 async def test_where_the_frame_has_changed_and_the_upload_is_gone_the_viewer_is_told_and_the_session_ends() -> None:
     async with room() as r:
         await r.session.set_portrait(portrait("gone"))
