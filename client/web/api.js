@@ -3,6 +3,8 @@
 const LIMIT_MS = 15_000;
 /** A picture of 20 MB takes its time on the way up; the server waits for 30 s itself. */
 const UPLOAD_LIMIT_MS = 45_000;
+/** An engine that takes a prompt reads it, and the portrait, before it answers; the server gives it 180 s. */
+const PROMPT_LIMIT_MS = 190_000;
 
 /** An answer that was not a success: `code` and `message` are the server's, `status` 0 means that none came. */
 export class ApiError extends Error {
@@ -99,8 +101,14 @@ export const putCrop = async (id, crop) =>
 /** @returns {Promise<ArrayBuffer>} */
 export const getSample = async () => (await request("/api/sample.wav")).arrayBuffer();
 
-/** @param {object} offer @returns {Promise<{sdp: string, type: "answer", session: string, control: string, playout_delay_ms: number}>} */
-export const postOffer = async (offer) => (await request("/offer", json("POST", offer))).json();
+/**
+ * @param {{params?: {prompt?: string}, [key: string]: unknown}} offer
+ * @returns {Promise<{sdp: string, type: "answer", session: string, control: string, playout_delay_ms: number}>}
+ */
+export async function postOffer(offer) {
+  const limitMs = offer.params?.prompt ? PROMPT_LIMIT_MS : LIMIT_MS;
+  return (await request("/offer", json("POST", offer), limitMs)).json();
+}
 
 /** Ends a session; also works while the page is being closed. @param {string} session */
 export function deleteSession(session) {

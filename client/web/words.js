@@ -60,6 +60,7 @@ export const words = {
 
   prompt: {
     note: "A sentence or two: who speaks, in which mood, in what light.",
+    read: "The engine reads the prompt and the portrait first; that may take a while.",
     sent: "Sent. The engine takes some seconds to read it, and the face rests meanwhile.",
   },
 
@@ -157,7 +158,7 @@ export function statusOf(state, { info, isMuted, isSlow, nowMs }) {
     case "connecting":
       return state.again
         ? { tone: "busy", title: "Reconnecting", hint: "The conversation goes on as soon as the server answers." }
-        : { tone: "busy", title: "Connecting", hint: "" };
+        : { tone: "busy", title: "Connecting", hint: info?.engine.accepts_prompt ? words.prompt.read : "" };
     case "warming":
       return { tone: "busy", title: "Waking up the face", hint: "Connected; the first frames are on their way." };
     case "live":

@@ -58,6 +58,12 @@ test("The verdict on the pace has its figures, and a pace that holds needs none.
   assert.match(verdict({ ...held, steps: 2, paceMs: 1521.4 }), /480 ms takes 1,521 ms/);
 });
 
+test("Who waits for an engine that reads a prompt first is told so.", () => {
+  assert.equal(at({ phase: "offering" }).hint, "");
+  const info = { ...INFO, engine: { state: "ready", accepts_prompt: true } };
+  assert.match(at({ phase: "offering" }, { info }).hint, /reads the prompt/);
+});
+
 test("Whatever getUserMedia rejects with has words.", () => {
   const names = ["NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "SecurityError", "TypeError"];
   for (const name of names) assert.ok(words.problems[microphoneProblem({ name })], name);
