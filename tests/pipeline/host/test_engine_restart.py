@@ -164,11 +164,11 @@ async def test_a_stream_that_a_busy_worker_does_not_open_is_given_up(
         await stream.aclose()
 
 
-@pytest.mark.parametrize("fault", ["none", "stall"])
-async def test_a_worker_ends_when_its_server_dies(fault: str) -> None:
+@pytest.mark.parametrize(("fault", "loop"), [("none", "asyncio"), ("stall", "asyncio"), ("stall", "uvloop")])
+async def test_a_worker_ends_when_its_server_dies(fault: str, loop: str) -> None:
     """The server is a process of its own here and is killed; nothing of it may remain."""
     script = textwrap.dedent(f"""
-        import asyncio, sys
+        import asyncio, {loop}
         import numpy as np
         from pipeline.api import StreamRequest
         from pipeline.config import EngineConfig, PatternConfig
@@ -183,7 +183,7 @@ async def test_a_worker_ends_when_its_server_dies(fault: str) -> None:
             print(engine.worker_pid, flush=True)
             await asyncio.sleep(60)
 
-        asyncio.run(main())
+        {loop}.run(main())
     """)
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     assert server.stdout is not None
