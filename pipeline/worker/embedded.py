@@ -132,6 +132,10 @@ class EmbeddedModel:
             self._notes += (f"a window takes longer than the {1000 * WINDOW_S:.0f} ms that a window lasts",)
         return times
 
+    def is_ready(self, *, prompt: str | None, params: StreamParams) -> bool:
+        """Say that a stream can be opened: there is no prompt to read."""
+        return True
+
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
     ) -> EmbeddedStream:
@@ -219,6 +223,10 @@ class EmbeddedStream:
             self._cache.clear_rings()
             self._block = 0
         self._decoder_state = self._model.vae.new_state()
+
+    def is_ready(self, params: StreamParams) -> bool:
+        """Say that `update` takes no time."""
+        return True
 
     def update(self, params: StreamParams) -> None:
         """Use these parameters from the next window on."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from pipeline.models.pose import PoseStream
 from pipeline.models.sampler import Noise, sample_block
 from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillPortrait
 from pipeline.schedule import make_schedule
+from pipeline.worker.kept import Kept
 from pipeline.worker.large_memory import (
     NUM_KEPT_PORTRAITS,
     NUM_KEPT_PROMPTS,
@@ -40,6 +40,7 @@ from pipeline.worker.large_memory import (
     require_memory,
 )
 from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, RandomNetworks
+from pipeline.worker.large_prompts import Prompts
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.stages import StageClock, make_event
@@ -56,7 +57,6 @@ WARM_WINDOWS, TIMED_WINDOWS = 4, 4
 LONGEST_TIMING_S = 60.0
 """Where windows take so long that timing them all would hold up the start, fewer are timed."""
 
-Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
@@ -107,9 +107,9 @@ class LargeModel:
         self.features = Wav2VecFeatures(audio_encoder, config.large.audio_context)
         with torch.inference_mode():
             self.modulation = self.dit.modulate(self.schedule.timesteps)
-            self._texts = _Kept[str, Sequence[KeysValues]](NUM_KEPT_PROMPTS)
-            self._texts.get(config.large.prompt, lambda: self.dit.encode_text(rows.to(self.device)))
-        self._stills = _Kept[bytes, StillPortrait](NUM_KEPT_PORTRAITS)
+            self._prompts = Prompts(self._read, self._attend, num_prompts=NUM_KEPT_PROMPTS)
+            self._prompts.add(config.large.prompt, rows)
+        self._stills = Kept[bytes, StillPortrait](NUM_KEPT_PORTRAITS)
         self._notes: tuple[str, ...] = ()
 
     name = "large"
@@ -187,10 +187,33 @@ class LargeModel:
         Raises:
             ConfigError: The portrait is missing or has another size.
         """
-        return LargeStream(self, portrait, params.prompt or prompt or self.config.prompt, seed)
+        return LargeStream(self, portrait, self._first_prompt(prompt, params), seed)
+
+    def is_ready(self, *, prompt: str | None, params: StreamParams) -> bool:
+        """Say whether the prompt of a new stream is one of the last ones; it is read beside everything else otherwise.
+
+        Args:
+            prompt: Text prompt; None: that of the configuration.
+            params: Parameters at the start.
+
+        Returns:
+            Whether `open_stream` takes no time for it.
+        """
+        return self.has_text(self._first_prompt(prompt, params))
+
+    def has_text(self, prompt: str) -> bool:
+        """Say whether `text` takes no time; the prompt is read beside everything else otherwise.
+
+        Args:
+            prompt: The prompt.
+
+        Returns:
+            Whether it is there, or could not be read.
+        """
+        return self._prompts.is_ready(prompt)
 
     def text(self, prompt: str) -> Sequence[KeysValues]:
-        """Give the keys and values of a prompt; one that was not used lately is encoded first, which takes seconds.
+        """Give the keys and values of a prompt; one that was not used lately is read first, which takes seconds.
 
         Args:
             prompt: The prompt.
@@ -198,14 +221,7 @@ class LargeModel:
         Returns:
             One entry per layer.
         """
-
-        def encode() -> Sequence[KeysValues]:
-            started = time.monotonic()
-            rows = self._source.encode_prompt(prompt, self.device)
-            logger.info("encoded a prompt of %d tokens in %.1f s", rows.shape[1], time.monotonic() - started)
-            return self.dit.encode_text(rows.to(self.device))
-
-        return self._texts.get(prompt, encode)
+        return self._prompts.get(prompt)
 
     def still(self, portrait: NDArray[np.uint8] | None) -> StillPortrait:
         """Encode a portrait, unless it was used lately.
@@ -223,6 +239,29 @@ class LargeModel:
         key = hashlib.sha256(image.numpy().tobytes()).digest()
         flavour = TIMESTEP_FLAVOUR if self.refreshes_reference else SINGLE_FLAVOUR
         return self._stills.get(key, lambda: self.vae.encode_portrait(image.to(self.device), flavour))
+
+    def _first_prompt(self, prompt: str | None, params: StreamParams) -> str:
+        return params.prompt or prompt or self.config.prompt
+
+    def _read(self, prompt: str) -> Tensor:
+        """Turn a prompt into rows. Runs beside the worker's thread: what torch keeps for each thread is set again."""
+        started = time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        with torch.inference_mode():
+            rows = self._source.encode_prompt(prompt, self.device, reserved_bytes=self._reserved_bytes())
+        logger.info("encoded a prompt of %d tokens in %.1f s", rows.shape[1], time.monotonic() - started)
+        return rows
+
+    @torch.inference_mode()
+    def _attend(self, rows_BLC: Tensor) -> Sequence[KeysValues]:
+        return self.dit.encode_text(rows_BLC.to(self.device))
+
+    def _reserved_bytes(self) -> int:
+        """Memory of the GPU that was planned and is not in use: streams that open meanwhile will want it."""
+        if self.device.type != "cuda":
+            return 0
+        return max(0, sum(self.memory.values()) - torch.cuda.memory_allocated(self.device))
 
     def _timed(self, part: str, load: Callable[[], Value]) -> Value:
         started = time.monotonic()
@@ -283,11 +322,16 @@ class LargeStream:
         self._cache.clear_rings()
         self._fill_sink(still.reference_BCThw[:, :, 0])
 
+    def is_ready(self, params: StreamParams) -> bool:
+        """Say whether `update` takes no time; another prompt is read beside everything else otherwise."""
+        return params.prompt in (None, self._prompt) or self._model.has_text(params.prompt)
+
     @torch.inference_mode()
     def update(self, params: StreamParams) -> None:
-        """Use these parameters from the next window on; another prompt is encoded now."""
+        """Use these parameters from the next window on; another prompt is read now if it is not."""
         if params.prompt is not None and params.prompt != self._prompt:
-            self._prompt, self._text = params.prompt, self._model.text(params.prompt)
+            self._text = self._model.text(params.prompt)
+            self._prompt = params.prompt
             self._fill_sink(self._reference_BChw)
 
     @torch.inference_mode()
@@ -390,31 +434,6 @@ def _open_pose(model: LargeModel) -> PoseStream | None:
         is_exact=config.pose_is_exact,
         loops=config.pose_loops,
     )
-
-
-class _Kept(Generic[Key, Value]):
-    """The values that were used last.
-
-    Args:
-        num_values: How many.
-    """
-
-    def __init__(self, num_values: int) -> None:
-        self._num_values = num_values
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """Give the value of a key, made if it is not there."""
-        if key not in self._values:
-            while len(self._values) >= self._num_values:
-                self._values.popitem(last=False)
-            self._values[key] = make()
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._values.clear()
 
 
 def _find_device(name: str) -> torch.device:

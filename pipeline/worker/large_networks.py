@@ -60,8 +60,11 @@ class NetworkSource(Protocol):
     def load_audio_encoder(self, device: torch.device, dtype: torch.dtype) -> Wav2Vec:
         """Load the audio encoder."""
 
-    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
-        """Turn a prompt into rows for the transformer, (1, L, C); the text encoder is gone afterwards."""
+    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
+        """Turn a prompt into rows for the transformer, (1, L, C); the text encoder is gone afterwards.
+
+        Runs beside the other networks, which will want `reserved_bytes` of the device's memory.
+        """
 
 
 class OfficialNetworks:
@@ -96,17 +99,18 @@ class OfficialNetworks:
         """Load the audio encoder."""
         return Wav2Vec.load(self._files.audio_encoder, device=device, dtype=dtype)
 
-    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
         """Turn a prompt into rows for the transformer.
 
         Args:
             prompt: The prompt.
             device: Where to compute, if the text encoder has room there; else it runs on the CPU.
+            reserved_bytes: Memory of the device that is free and not for the text encoder.
 
         Returns:
             One row per token, (1, L, C), bfloat16.
         """
-        if device.type != "cpu" and free_bytes(device) < _TEXT_WORK * self._text_bytes:
+        if device.type != "cpu" and free_bytes(device) - reserved_bytes < _TEXT_WORK * self._text_bytes:
             logger.info(
                 "the text encoder runs on the CPU: %s has no room for its %.1f GB", device, self._text_bytes / 1e9
             )
@@ -145,7 +149,7 @@ class RandomNetworks:
         """Make the audio encoder."""
         return random_network(lambda: Wav2Vec(self._audio), device=device, dtype=dtype, seed=2)
 
-    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
         """Draw rows that depend on the prompt alone, (1, L, C), bfloat16."""
         generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
         num_tokens = min(_RANDOM_PROMPT_TOKENS, self.sizes.dit.text_len)

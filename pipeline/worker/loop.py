@@ -1,8 +1,9 @@
 """The worker's main loop: take messages, make windows, one after another, in one thread.
 
 Between two batches of frames the loop takes the messages that have come, so an interrupt or a shutdown waits for one
-batch at most. Messages to a stream that is not there are dropped: it has just failed or been closed, and the server
-hears of it on the way.
+batch at most. A stream whose prompt has to be read first is opened when that is done; the others go on meanwhile.
+Messages to a stream that is not there are dropped: it has just failed or been closed, and the server hears of it on the
+way.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class WorkerLoop:
         self._ring: FrameRing | None = None
         self._slots_per_stream = 0
         self._streams: dict[int, WorkerStream] = {}
+        self._opening: dict[int, m.OpenStream] = {}
         self._is_shut_down = False
 
     def run(self) -> None:
@@ -88,6 +90,8 @@ class WorkerLoop:
                 self._link.beat(self._config.heartbeat_s)
                 is_busy = pick_stream(self._streams.values()) is not None
                 self._receive(timeout_s=0 if is_busy else self._config.heartbeat_s / 2)
+                for message in list(self._opening.values()):
+                    self._open_if_ready(message)
                 for stream in list(self._streams.values()):
                     self._drop_late_windows(stream)
                     self._tell_if_done(stream)
@@ -109,9 +113,11 @@ class WorkerLoop:
             case m.AttachRing():
                 self._attach_ring(message)
             case m.OpenStream():
-                self._open_stream(message)
+                self._open_if_ready(message)
             case m.Shutdown():
                 self._is_shut_down = True
+            case m.CloseStream() if message.stream in self._opening:
+                del self._opening[message.stream]
             case _:
                 stream = self._streams.get(getattr(message, "stream", -1))
                 if stream is not None:
@@ -140,6 +146,14 @@ class WorkerLoop:
         assert message.slot_bytes == frame_shape[0] * frame_shape[1], message
         self._slots_per_stream = message.num_slots // self._info.max_streams
         self._ring = FrameRing(self._ring_fd, num_slots=message.num_slots, frame_shape=frame_shape, is_owner=False)
+
+    def _open_if_ready(self, message: m.OpenStream) -> None:
+        """Open a stream, or keep it aside while the model reads its prompt; the server asks for no more than it may."""
+        if self._model.is_ready(prompt=message.prompt, params=message.params):
+            self._opening.pop(message.stream, None)
+            self._open_stream(message)
+        else:
+            self._opening[message.stream] = message
 
     def _open_stream(self, message: m.OpenStream) -> None:
         num_portrait_bytes = len(message.payload) - message.num_sound_bytes - message.num_mask_bytes

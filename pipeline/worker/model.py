@@ -114,6 +114,12 @@ class ModelStream(Protocol):
     def interrupt(self) -> None:
         """A new epoch begins: what follows is not a continuation of the sound so far."""
 
+    def is_ready(self, params: StreamParams) -> bool:
+        """Say whether `update` with these parameters would take no time; begin what it takes otherwise.
+
+        Asked again at every block edge; where it cannot be done, this is true and `update` raises why.
+        """
+
     def update(self, params: StreamParams) -> None:
         """Use these parameters from the next window on."""
 
@@ -194,6 +200,17 @@ class AvatarModel(Protocol):
 
         Returns:
             90th percentiles over a few windows.
+        """
+
+    def is_ready(self, *, prompt: str | None, params: StreamParams) -> bool:
+        """Say whether a stream with this prompt can be opened without reading it first; begin that otherwise.
+
+        Args:
+            prompt: Text prompt; None unless the model accepts one.
+            params: Parameters at the start.
+
+        Returns:
+            Whether it is so, or the prompt cannot be read: then `open_stream` raises why.
         """
 
     def open_stream(

@@ -85,6 +85,10 @@ class PatternModel:
         batch_s = (compute_s - steps_s) / num_batches
         return WarmTimes.of_batches([(steps_s + (i + 1) * batch_s, _FRAMES_PER_BATCH) for i in range(num_batches)])
 
+    def is_ready(self, *, prompt: str | None, params: StreamParams) -> bool:
+        """Say that a stream can be opened: there is no prompt to read."""
+        return True
+
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams
     ) -> PatternStream:
@@ -158,6 +162,10 @@ class PatternStream:
 
     def interrupt(self) -> None:
         """Nothing is carried from window to window, so nothing is to be done."""
+
+    def is_ready(self, params: StreamParams) -> bool:
+        """Say that `update` takes no time."""
+        return True
 
     def update(self, params: StreamParams) -> None:
         """Show these parameters from now on.

@@ -78,12 +78,17 @@ class WorkerStream:
         self._is_interrupted = True
 
     def cross_block_edge(self) -> None:
-        """Hand to the model what came since the last window."""
+        """Hand to the model what came since the last window.
+
+        Parameters that take the model time (a new prompt has to be read) wait until it is ready for them, and newer
+        ones take their place meanwhile. This is for live streams: a file has the time.
+        """
         if self._is_interrupted:
             self._is_interrupted = False
             self.model_stream.interrupt()
-        if self.pending_params is not None:
-            self.model_stream.update(self.pending_params)
+        params = self.pending_params
+        if params is not None and (not self.is_live or self.model_stream.is_ready(params)):
+            self.model_stream.update(params)
             self.pending_params = None
         if self.pending_portrait is not None:
             self.model_stream.set_portrait(self.pending_portrait)

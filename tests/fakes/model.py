@@ -31,8 +31,9 @@ class FakeModelStream:
         spend: Callable[[int], None] = lambda steps: None,
     ) -> None:
         self.calls: list[object] = []
+        self.ready_prompts: set[str] = set()
         self._batches = batches
-        self._during = during
+        self.during = during
         self._spend = spend
 
     def generate(self, pcm: NDArray[np.int16], marks: StageMarks, max_steps: int) -> Iterator[NDArray[np.uint8]]:
@@ -43,7 +44,7 @@ class FakeModelStream:
         for _ in range(max_steps):
             marks.step_done()
         for index, num_frames in enumerate(self._batches):
-            self._during(marks.window, index)
+            self.during(marks.window, index)
             if index == len(self._batches) - 1:
                 marks.decode_done()
             yield np.full((num_frames, HEIGHT_PX * 3 // 2, WIDTH_PX), marks.window % 256, np.uint8)
@@ -53,9 +54,13 @@ class FakeModelStream:
         """Note it."""
         self.calls.append("interrupt")
 
+    def is_ready(self, params: StreamParams) -> bool:
+        """Say when `update` may come."""
+        return params.prompt is None or params.prompt in self.ready_prompts
+
     def update(self, params: StreamParams) -> None:
         """Note it."""
-        self.calls.append(("update", params.liveliness))
+        self.calls.append(("update", params.liveliness, *([] if params.prompt is None else [params.prompt])))
 
     def set_portrait(self, portrait: NDArray[np.uint8]) -> None:
         """Note it."""
@@ -82,11 +87,16 @@ class FakeModel:
 
     def __init__(self, *streams: FakeModelStream) -> None:
         self.opened: list[tuple[object, ...]] = []
+        self.unread_prompts: set[str | None] = set()
         self._streams = iter(streams)
 
     def warm_up(self) -> float:
         """Say that a window takes 0.1 s."""
         return 0.1
+
+    def is_ready(self, *, prompt: str | None, params: StreamParams) -> bool:
+        """Say when `open_stream` may come."""
+        return prompt not in self.unread_prompts
 
     def open_stream(
         self, *, portrait: NDArray[np.uint8] | None, prompt: str | None, seed: int, params: StreamParams

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -370,9 +372,9 @@ class CountedNetworks(OfficialNetworks):
         self.num_transformers += 1
         return super().load_transformer(device, dtype)
 
-    def encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
         self.prompts.append(prompt)
-        return super().encode_prompt(prompt, device)
+        return super().encode_prompt(prompt, device, reserved_bytes=reserved_bytes)
 
 
 def test_a_prompt_is_encoded_once_while_it_is_one_of_the_last_two(folder: Path) -> None:
@@ -381,6 +383,72 @@ def test_a_prompt_is_encoded_once_while_it_is_one_of_the_last_two(folder: Path) 
     for prompt in ("talk", "a", "talk", "b", "talk", "a"):
         open_stream(model, prompt=prompt)
     assert source.prompts == ["talk", "a", "b", "a"]
+
+
+class SlowNetworks(CountedNetworks):
+    """Reads the prompts of streams when it is let, and one of them never."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.let = threading.Event()
+        self.reserved_bytes: list[int] = []
+
+    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
+        if self.prompts:  # not that of the configuration
+            self.reserved_bytes.append(reserved_bytes)
+            assert self.let.wait(60)
+        if prompt == "bad":
+            raise LookupError("no such word")
+        return super().encode_prompt(prompt, device, reserved_bytes=reserved_bytes)
+
+
+def until_ready(is_ready: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not is_ready():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_windows_are_made_while_another_prompt_is_read_and_it_holds_from_the_next_on(folder: Path) -> None:
+    """Bit for bit as if it had been read in no time; before the first window, as for a stream born with it."""
+    source = SlowNetworks(folder)
+    model = LargeModel(config_of(folder), source)
+    changed, other, unborn = open_stream(model), open_stream(model, face=1), open_stream(model)
+    kept, other_kept = open_stream(model), open_stream(model, face=1)
+    sing, pcm = StreamParams(prompt="sing"), windows(model)
+    assert changed.is_ready(StreamParams(prompt="talk"))
+    assert changed.is_ready(StreamParams(liveliness=2))
+    for sound_of_window in pcm[:2]:
+        assert not changed.is_ready(sing)
+        assert not model.is_ready(prompt="sing", params=STILL)
+        for mine, its in ((changed, kept), (other, other_kept)):
+            np.testing.assert_array_equal(make(mine, sound_of_window), make(its, sound_of_window))
+    source.let.set()
+    until_ready(lambda: changed.is_ready(sing))
+    changed.update(sing)
+    kept.update(sing)
+    after = make(changed, pcm[2])
+    np.testing.assert_array_equal(after, make(kept, pcm[2]))
+    np.testing.assert_array_equal(make(other, pcm[2]), make(other_kept, pcm[2]))
+    assert model.is_ready(prompt=None, params=sing)
+    unborn.update(sing)
+    np.testing.assert_array_equal(make(unborn, pcm[0]), make(open_stream(model, prompt="sing"), pcm[0]))
+    assert source.prompts == ["talk", "sing"]
+    assert source.reserved_bytes == [0]
+
+
+def test_a_prompt_that_cannot_be_read_is_told_to_who_asked(folder: Path) -> None:
+    source = SlowNetworks(folder)
+    source.let.set()
+    model = LargeModel(config_of(folder), source)
+    stream, bad = open_stream(model), StreamParams(prompt="bad")
+    until_ready(lambda: stream.is_ready(bad))
+    with pytest.raises(LookupError, match="no such word"):
+        stream.update(bad)
+    assert make(stream, windows(model)[0]).shape == (12, HEIGHT * 3 // 2, WIDTH)
+    until_ready(lambda: model.is_ready(prompt="bad", params=STILL))
+    with pytest.raises(LookupError, match="no such word"):
+        open_stream(model, prompt="bad")
 
 
 def test_too_little_memory_is_refused_with_the_sum_before_anything_is_loaded(folder: Path) -> None:

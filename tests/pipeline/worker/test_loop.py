@@ -58,6 +58,7 @@ class Bench:
         ).run()
         link.close()
         said = m.MessageDecoder().feed(self.server.recv(1 << 20))
+        self.num_heartbeats = sum(isinstance(message, m.Heartbeat) for message in said)
         return [message for message in said if not isinstance(message, m.Heartbeat)]
 
     def close(self) -> None:
@@ -334,3 +335,65 @@ def test_a_whole_sound_that_fails_ends_its_stream_alone(bench: Bench) -> None:
     said = bench.run(FakeModel(Listener()))
     assert [type(message) for message in said] == [m.StreamFailed]
     assert said[0].text == "too short"  # type: ignore[attr-defined]
+
+
+def test_a_stream_opens_when_its_prompt_is_read_and_the_others_go_on_meanwhile(bench: Bench) -> None:
+    other = FakeModelStream()
+    late = FakeModelStream(during=once(lambda: bench.say(m.Shutdown()), at=(0, 1)))
+
+    class Model(FakeModel):
+        def open_stream(self, **arguments: Any) -> FakeModelStream:
+            bench.say(windows(0, 1, number=1))  # as its viewer does once it is open
+            return super().open_stream(**arguments)
+
+    model = Model(other, late)
+    model.unread_prompts.add("sing")
+
+    other.during = once(model.unread_prompts.clear, at=(1, 1))
+    bench.say(open_stream(), open_stream(1, 1, prompt="sing"), windows(0, 2))
+    said = bench.run(model)
+    order = [
+        type(message).__name__
+        for message in said
+        if isinstance(message, m.StreamOpened | m.StreamFailed | m.FramesMade)
+    ]
+    assert order == ["StreamOpened", *4 * ["FramesMade"], "StreamOpened", *2 * ["FramesMade"]]
+    assert [prompt for _, prompt, _, _ in model.opened] == [None, "sing"]
+
+
+def test_a_loop_whose_only_stream_waits_for_its_prompt_keeps_beating(bench: Bench) -> None:
+    model = FakeModel(FakeModelStream())
+    model.unread_prompts.add("sing")
+    asked: list[int] = []
+
+    def is_ready(**_: object) -> bool:
+        asked.append(len(asked))
+        bench.now_s += 1.0
+        if len(asked) == 3:
+            bench.say(m.Shutdown())
+        elif len(asked) < 3:
+            bench.say(m.CloseStream(stream=7))
+        return False
+
+    model.is_ready = is_ready  # type: ignore[method-assign]
+    bench.say(open_stream(prompt="sing"))
+    assert bench.run(model) == []
+    assert bench.num_heartbeats >= 2
+    assert model.opened == []
+
+
+def test_a_stream_that_is_closed_before_its_prompt_is_read_never_opens(bench: Bench) -> None:
+    other = FakeModelStream()
+    model = FakeModel(other, FakeModelStream())
+    model.unread_prompts.add("sing")
+
+    def during(window: int, batch: int) -> None:
+        once(lambda: bench.say(m.CloseStream(stream=1)), at=(0, 0))(window, batch)
+        once(model.unread_prompts.clear, at=(1, 0))(window, batch)
+        once(lambda: bench.say(m.Shutdown()), at=(1, 1))(window, batch)
+
+    other.during = during
+    bench.say(open_stream(), open_stream(1, 1, prompt="sing"), windows(0, 2))
+    said = bench.run(model)
+    assert [message for message in said if isinstance(message, m.StreamOpened)] == [m.StreamOpened(stream=0)]
+    assert len(model.opened) == 1

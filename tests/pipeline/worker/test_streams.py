@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.api import StreamParams
 from pipeline.geometry import FRAMES_PER_BLOCK, WINDOW_SAMPLES
 from pipeline.host.ring import SlotCredit
 from pipeline.worker.late import LateState
@@ -60,3 +61,37 @@ def test_an_interrupt_reaches_the_model_once_at_the_next_block_edge() -> None:
     stream.cross_block_edge()
     stream.cross_block_edge()
     assert stream.model_stream.calls == ["interrupt"]
+
+
+def test_a_live_stream_keeps_its_prompt_until_the_next_can_be_had_and_nothing_else_waits() -> None:
+    stream, model_stream = make(0, complete_s=1.0, is_live=True), FakeModelStream()
+    stream.model_stream = model_stream
+    stream.pending_params = StreamParams(prompt="sing")
+    stream.pending_portrait = np.zeros((4, 2, 3), np.uint8)
+    stream.interrupt(1)
+    stream.cross_block_edge()
+    stream.cross_block_edge()
+    assert model_stream.calls == ["interrupt", ("set_portrait", 0, (4, 2, 3))]
+    model_stream.ready_prompts.add("sing")
+    stream.cross_block_edge()
+    stream.cross_block_edge()
+    assert model_stream.calls[2:] == [("update", 1.0, "sing")]
+
+
+def test_newer_parameters_take_the_place_of_those_that_wait() -> None:
+    stream, model_stream = make(0, complete_s=1.0, is_live=True), FakeModelStream()
+    stream.model_stream = model_stream
+    for params in (StreamParams(prompt="sing"), StreamParams(liveliness=0.5)):
+        stream.pending_params = params
+        stream.cross_block_edge()
+    model_stream.ready_prompts.add("sing")
+    stream.cross_block_edge()
+    assert model_stream.calls == [("update", 0.5)]
+
+
+def test_a_file_waits_for_its_prompt() -> None:
+    stream, model_stream = make(0, complete_s=1.0), FakeModelStream()
+    stream.model_stream = model_stream
+    stream.pending_params = StreamParams(prompt="sing")
+    stream.cross_block_edge()
+    assert model_stream.calls == [("update", 1.0, "sing")]

@@ -1,0 +1,119 @@
+"""Prompts of the large engine: read on a thread of their own, while the worker's goes on making windows.
+
+To read a prompt takes the text encoder seconds, or half a minute on a CPU. One prompt is read at a time, so that the
+text encoder is never there twice; what was read is kept whoever asked for it, so that streams which want different
+prompts all come to theirs. What the text encoder gives becomes keys and values on the worker's thread, which is quick.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+
+from torch import Tensor
+
+from pipeline.models.attention import KeysValues
+from pipeline.worker.kept import Kept
+
+__all__ = ["Prompts"]
+
+
+class _Reading:
+    """A prompt that is being read, or was.
+
+    Args:
+        prompt: The prompt.
+        read: Reads it.
+    """
+
+    def __init__(self, prompt: str, read: Callable[[str], Tensor]) -> None:
+        self.prompt = prompt
+        self.rows: Future[Tensor] = Future()
+        self._read = read
+        # A worker that is told to end does not wait for it.
+        threading.Thread(target=self._run, name="prompt", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.rows.set_result(self._read(self.prompt))
+        except BaseException as exc:  # noqa: BLE001 - the end of a thread: who asked for the prompt is told
+            self.rows.set_exception(exc)
+
+
+class Prompts:
+    """The prompts that were used last. All calls come from the worker's thread.
+
+    Args:
+        read: Turns a prompt into rows; called on a thread of its own, once at a time.
+        attend: Turns rows into keys and values.
+        num_prompts: How many are kept.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Tensor],
+        attend: Callable[[Tensor], Sequence[KeysValues]],
+        *,
+        num_prompts: int,
+    ) -> None:
+        self._read = read
+        self._attend = attend
+        self._kept = Kept[str, Sequence[KeysValues]](num_prompts)
+        self._reading: _Reading | None = None
+        self._failed: _Reading | None = None
+
+    def add(self, prompt: str, rows_BLC: Tensor) -> None:
+        """Keep a prompt that was read elsewhere.
+
+        Args:
+            prompt: The prompt.
+            rows_BLC: What the text encoder gave.
+        """
+        self._kept.get(prompt, lambda: self._attend(rows_BLC))
+
+    def is_ready(self, prompt: str) -> bool:
+        """Say whether `get` would take no time; begin to read the prompt otherwise, as soon as no other is read.
+
+        Args:
+            prompt: The prompt.
+
+        Returns:
+            Whether it is there, or could not be read: then `get` raises why.
+        """
+        if self._reading is not None and self._reading.rows.done():
+            self._take(self._reading)
+            self._reading = None
+        if prompt in self._kept or (self._failed is not None and self._failed.prompt == prompt):
+            return True
+        if self._reading is None:
+            self._reading = _Reading(prompt, self._read)
+        return False
+
+    def get(self, prompt: str) -> Sequence[KeysValues]:
+        """Give the keys and values of a prompt; waits until it is read.
+
+        Why one could not be read is raised once: whoever asks after that has it tried again.
+
+        Args:
+            prompt: The prompt.
+
+        Returns:
+            One entry per layer.
+
+        Raises:
+            RuntimeError: What reading it raised, which may be any other error.
+        """
+        while not self.is_ready(prompt):
+            assert self._reading is not None, "a prompt that is not ready waits for one that is read"
+            wait([self._reading.rows])
+        if (failed := self._failed) is not None and failed.prompt == prompt:
+            self._failed = None
+            failed.rows.result()
+        return self._kept[prompt]
+
+    def _take(self, reading: _Reading) -> None:
+        if reading.rows.exception() is None:
+            self.add(reading.prompt, reading.rows.result())
+        else:
+            self._failed = reading
