@@ -61,7 +61,7 @@ export const words = {
   prompt: {
     note: "A sentence or two: who speaks, in which mood, in what light.",
     read: "The engine reads the prompt and the portrait first; that may take a while.",
-    sent: "Sent. The engine takes some seconds to read it, and the face rests meanwhile.",
+    sent: "Sent. The engine takes some seconds to read it, and goes on as before meanwhile.",
   },
 
   upload: {
