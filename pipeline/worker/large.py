@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,14 @@ from pipeline.api import StreamParams
 from pipeline.audio.wav2vec import Wav2VecFeatures
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
-from pipeline.geometry import BLOCKS_PER_CLIP, FRAMES_PER_BLOCK, LATENT_FRAMES_PER_BLOCK, WINDOW_S, WINDOW_SAMPLES
+from pipeline.geometry import (
+    BLOCKS_PER_CLIP,
+    FRAMES_PER_BLOCK,
+    LATENT_FRAMES_PER_BLOCK,
+    SAMPLE_RATE_HZ,
+    WINDOW_S,
+    WINDOW_SAMPLES,
+)
 from pipeline.models.attention import KeysValues
 from pipeline.models.colour import to_i420
 from pipeline.models.pose import PoseStream
@@ -35,6 +41,7 @@ from pipeline.worker.kept import Kept
 from pipeline.worker.large_memory import (
     NUM_KEPT_PORTRAITS,
     NUM_KEPT_PROMPTS,
+    NUM_WHOLE_VOICES,
     large_geometry,
     plan_memory,
     require_memory,
@@ -341,12 +348,24 @@ class LargeStream:
         Args:
             sounds: 16 kHz mono, (num_voices, num_samples).
             masks: Which tokens listen to which voice, (num_voices, num_tokens); None: there is one voice.
+
+        Raises:
+            ConfigError: All voices together are longer than what memory was planned for.
         """
         model = self._model
-        columns_VSAT = torch.stack([model.features.from_file(sound).to(model.dtype) for sound in sounds])
+        voices_s, most_s = sounds.size / SAMPLE_RATE_HZ, NUM_WHOLE_VOICES * model.longest_whole_s
+        if voices_s > most_s:
+            rule = f"there is memory for {most_s:g} s ({NUM_WHOLE_VOICES} x engine.large.whole_sound_s)"
+            raise ConfigError("length of all speakers together", f"{voices_s:.1f} s", rule)
         # The published code's last clip ends before the sound where less than a state is left over.
-        num_missing = -(-sounds.shape[1] // WINDOW_SAMPLES) * FRAMES_PER_BLOCK - columns_VSAT.shape[3]
-        self._whole_VSAT = F.pad(columns_VSAT, (0, max(0, num_missing)))
+        num_columns = -(-sounds.shape[1] // WINDOW_SAMPLES) * FRAMES_PER_BLOCK
+        sizes = model.dit.config
+        self._whole_VSAT = torch.zeros(
+            (len(sounds), sizes.num_audio_layers, sizes.audio_dim, num_columns), dtype=model.dtype, device=model.device
+        )
+        for whole_SAT, sound in zip(self._whole_VSAT, sounds, strict=True):
+            columns_SAT = model.features.from_file(sound)[..., :num_columns]
+            whole_SAT[..., : columns_SAT.shape[2]] = columns_SAT
         self._masks_VN = None if masks is None else torch.from_numpy(masks.copy()).to(model.device)
 
     def interrupt(self) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.geometry import FPS, LATENT_FRAMES_PER_BLOCK, VideoGeometry
+from pipeline.geometry import (
+    BLOCKS_PER_CLIP,
+    FRAMES_PER_BLOCK,
+    LATENT_FRAMES_PER_BLOCK,
+    WINDOW_S,
+    VideoGeometry,
+)
 from pipeline.models.cache import KVCache
 from pipeline.models.wan_vae import WanVAE
 from pipeline.weights.sizes import Sizes
@@ -18,6 +24,7 @@ from pipeline.weights.tables import Shapes, dit_shapes, vae_shapes
 __all__ = [
     "NUM_KEPT_PORTRAITS",
     "NUM_KEPT_PROMPTS",
+    "NUM_WHOLE_VOICES",
     "free_bytes",
     "host_bytes",
     "large_geometry",
@@ -29,6 +36,8 @@ NUM_KEPT_PORTRAITS = 2
 """Encoded portraits that are kept for the next stream, beside those in use."""
 NUM_KEPT_PROMPTS = 2
 """Prompts whose keys and values are kept for the next stream, beside those in use."""
+NUM_WHOLE_VOICES = 2
+"""Voices of the longest sound that a stream can hear as a whole; more of them have to be shorter."""
 
 _GB = 1e9
 _ENCODED_FRAMES = 12
@@ -88,6 +97,9 @@ def plan_memory(
     """
     dit = sizes.dit
     column_bytes = dit.num_audio_layers * dit.audio_dim * dtype.itemsize
+    num_columns = math.ceil(whole_sound_s / WINDOW_S) * FRAMES_PER_BLOCK
+    # The published code makes whole clips of columns, one more than the sound fills.
+    made_columns = num_columns + BLOCKS_PER_CLIP * FRAMES_PER_BLOCK if num_columns else 0
     state_bytes = _state_bytes(sizes, geometry, dtype)
     text_bytes = 2 * dit.num_layers * dit.text_len * dit.dim * dtype.itemsize
     return {
@@ -99,7 +111,8 @@ def plan_memory(
         "decoder states": (max_streams + NUM_KEPT_PORTRAITS) * state_bytes,
         # The encoder has fewer layers than the decoder.
         "poses": max_streams * state_bytes if has_pose else 0,
-        "sounds": max_streams * int(whole_sound_s * FPS) * column_bytes,
+        # Beside what streams hold, the columns of one voice that are being made.
+        "sounds": (max_streams * NUM_WHOLE_VOICES * num_columns + made_columns) * column_bytes,
         "work": _work_bytes(sizes, geometry, dtype),
     }
 

@@ -232,6 +232,15 @@ def test_each_of_several_voices_is_heard_under_its_mask(model: LargeModel) -> No
     assert model.px_per_token == 16
 
 
+def test_what_is_heard_as_a_whole_is_bounded_by_what_was_planned(folder: Path) -> None:
+    model = LargeModel(config_of(folder, whole_sound_s=0.48))
+    stream, pcm = open_stream(model), sound(1)
+    stream.hear_whole(np.stack([pcm, pcm]), np.ones((2, 32), np.bool_))
+    words = r"length of all speakers together is '1.4 s', but there is memory for 0.96 s \(2 x engine.large.whole_sound"
+    with pytest.raises(ConfigError, match=words):
+        stream.hear_whole(np.stack([pcm, pcm, pcm]), np.ones((3, 32), np.bool_))
+
+
 def test_a_window_is_three_batches_of_four_pictures_with_every_stage_marked(model: LargeModel) -> None:
     ticks = iter(range(100))
     marks = StageMarks(window=0, now_s=lambda: float(next(ticks)))
@@ -455,7 +464,7 @@ def test_too_little_memory_is_refused_with_the_sum_before_anything_is_loaded(fol
     source = CountedNetworks(folder)
     words = (
         r"engine.large.device is 'cpu', but 0.01 GB may be used \(engine.large.memory_gb\) there and 0.0\d GB are "
-        r"needed: transformer 0.00, .*, keys and values 0.00, decoder states 0.01, sounds 0.01, work 0.01"
+        r"needed: transformer 0.00, .*, keys and values 0.00, decoder states 0.01, sounds 0.02, work 0.01"
     )
     with pytest.raises(ConfigError, match=words):
         LargeModel(config_of(folder, memory_gb=0.01), source)

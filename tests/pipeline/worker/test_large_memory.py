@@ -22,7 +22,12 @@ MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 4000 kB\n"
 
 
 def plan(
-    *, num_steps: int = 4, max_streams: int = 1, has_pose: bool = False, dtype: torch.dtype = torch.bfloat16
+    *,
+    num_steps: int = 4,
+    max_streams: int = 1,
+    whole_sound_s: float = 300,
+    has_pose: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> dict[str, int]:
     geometry = large_geometry(SIZES, height_px=384, width_px=704)
     return plan_memory(
@@ -31,7 +36,7 @@ def plan(
         num_audio_parameters=1000,
         num_steps=num_steps,
         max_streams=max_streams,
-        whole_sound_s=300,
+        whole_sound_s=whole_sound_s,
         has_pose=has_pose,
         dtype=dtype,
     )
@@ -45,13 +50,15 @@ def test_the_published_model_needs_what_its_shapes_say() -> None:
     assert parts["keys and values"] == 4 * (SINK_TOKENS + RING_TOKENS) * per_token + 1056 * per_token // 2
     assert parts["prompts"] == 3 * 40 * 2 * 512 * 5120 * 2
     assert parts["audio encoder"] == 2000
-    assert parts["sounds"] == 300 * 25 * 25 * 1024 * 2
+    assert parts["sounds"] == (2 * 7500 + 7500 + 48) * 25 * 1024 * 2, "two voices, and one in the making"
 
 
 def test_steps_streams_and_precision_count() -> None:
     one = plan()
     assert plan(num_steps=8)["keys and values"] > 1.9 * one["keys and values"]
     assert plan(max_streams=3)["keys and values"] == 3 * one["keys and values"]
+    assert plan(max_streams=3)["sounds"] - one["sounds"] == 2 * 2 * 7500 * 25 * 1024 * 2
+    assert plan(whole_sound_s=0)["sounds"] == 0
     assert plan(max_streams=3)["decoder states"] == 5 * one["decoder states"] // 3
     assert plan(max_streams=3, has_pose=True)["poses"] == one["decoder states"]
     assert one["poses"] == 0
