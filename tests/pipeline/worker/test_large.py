@@ -22,6 +22,7 @@ from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
 from pipeline.models.colour import to_i420
 from pipeline.models.dit import DiT
+from pipeline.models.precision import Float32Conv1d
 from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillFlavour
 from pipeline.weights.sizes import Sizes
 from pipeline.worker.large import LargeModel, LargeStream
@@ -54,7 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_thread() -> Iterator[None]:
     """What a model sets for its process is set back."""
     grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(products)
     torch.set_grad_enabled(grad)
     torch.set_num_threads(threads)
 
@@ -496,6 +500,28 @@ def test_float32_on_request_is_near_bfloat16(folder: Path, model: LargeModel) ->
     # The noise is drawn in the compute dtype, so that only its first pictures, still the portrait's, are alike.
     assert exact.memory["transformer"] == 2 * model.memory["transformer"]
     assert make(open_stream(exact), windows(exact)[0]).std() > 10
+
+
+def test_float32_is_not_rounded_to_tf32(folder: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    LargeModel(config_of(folder))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_convolutions_in_float32_have_all_their_bits(folder: Path) -> None:
+    """TF32 would be off by 1e-4 and more."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    LargeModel(config_of(folder, device="cuda"))
+    generator = torch.Generator().manual_seed(0)
+    layer = Float32Conv1d(256, 256, 3).requires_grad_(False)
+    x_BCT = torch.randn(1, 256, 64, generator=generator)
+    expected = layer.double()._conv_forward(x_BCT.double(), layer.weight, layer.bias)
+    made = layer.float().cuda()(x_BCT.cuda()).cpu().double()
+    assert (made - expected).norm() / expected.norm() < 1e-6
 
 
 @pytest.mark.gpu
