@@ -82,7 +82,7 @@ class LargeModel:
     def __init__(self, config: EngineConfig, source: NetworkSource | None = None) -> None:
         torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
-        # What `pipeline.models.precision` promises in float32 is float32: by default PyTorch gives convolutions 10 bits.
+        # `pipeline.models.precision` promises float32, and by default PyTorch computes convolutions with 10 bits.
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
         self.device = _find_device(config.large.device)
