@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soxr
 
 from pipeline.errors import MediaError
 from pipeline.media import AudioFile, EngineResampler, MovieWriter, VideoFile, decode_audio
@@ -93,17 +94,48 @@ def test_decoding_goes_in_small_chunks(tmp_path: Path) -> None:
     assert max(sizes) <= 16_000
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 48_000, 192_000])
-def test_resampling_keeps_the_length(rate_hz: int) -> None:
-    resampler = EngineResampler()
-    num_samples = 0
-    for start in range(0, rate_hz * 3, 1000):
-        count = min(1000, rate_hz * 3 - start)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, count), np.int16), format="s16", layout="mono")
+def resampled(sound: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Resample float32 sound, (num_channels, num_samples), in pieces."""
+    resampler, parts = EngineResampler(), []
+    for start in range(0, sound.shape[1], 1000):
+        piece = np.ascontiguousarray(sound[:, start : start + 1000], np.float32)
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout={1: "mono", 2: "stereo"}[len(sound)])
         frame.sample_rate = rate_hz
-        num_samples += len(resampler.push(frame))
-    num_samples += len(resampler.push(None))
-    assert num_samples == pytest.approx(48_000, abs=1)
+        parts.append(resampler.push(frame))
+    return np.concatenate([*parts, resampler.push(None)])
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("num_more", [0, 1, 777])
+def test_resampling_keeps_the_length_to_the_sample(rate_hz: int, num_more: int) -> None:
+    num_samples = 3 * rate_hz + num_more
+    assert len(resampled(np.zeros((1, num_samples)), rate_hz)) == round(num_samples * 16_000 / rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
+def test_files_are_resampled_as_the_published_code_does_it(rate_hz: int) -> None:
+    """The mean of the channels through soxr in high quality, all at once; rounded to 16 bits here."""
+    sound = np.random.default_rng(0).normal(0, 0.1, (2, 2 * rate_hz + 5)).astype(np.float32)
+    expected = soxr.resample(sound.mean(0), rate_hz, 16_000, quality="HQ") * 32_768
+    assert np.abs(resampled(sound, rate_hz) - expected).max() < 0.51
+
+
+@pytest.mark.parametrize("tone_hz", [300, 6_900, 7_200])
+def test_high_sounds_are_kept_as_low_ones_are(tone_hz: int) -> None:
+    """Where the consonants are; below a sixteenth of an octave under half the rate."""
+    tone = 0.5 * np.sin(2 * np.pi * tone_hz * np.arange(48_000) / 48_000)
+    middle = resampled(tone[None], 48_000)[4_000:-4_000].astype(float) / 32_768
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=0.003)
+
+
+def test_what_is_too_loud_is_cut_off_and_does_not_turn_over() -> None:
+    loud = resampled(np.full((1, 48_000), 1.5), 48_000)
+    assert loud.min() >= 0
+    assert (loud[1000:-1000] == 32_767).all()
+
+
+def test_no_sound_at_all_has_an_end() -> None:
+    assert len(EngineResampler().push(None)) == 0
 
 
 def test_a_file_without_sound_is_refused(tmp_path: Path) -> None:
