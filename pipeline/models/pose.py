@@ -39,8 +39,8 @@ class PoseStream:
         path: The film; of any rate and size.
         height_px: Height of the frames.
         width_px: Width of the frames.
-        is_exact: Whether the film is fitted to the frames as the published code does it, with black edges; otherwise
-            it covers them.
+        is_exact: Whether the film is fitted to the frames as the published code does it, with black edges, and its
+            pictures are counted as there; otherwise it covers them, and keeps its speed.
         loops: Whether the film begins again when it ends.
 
     Raises:
@@ -114,7 +114,7 @@ class _Film:
     def __init__(self, path: Path, *, height_px: int, width_px: int, is_exact: bool, loops: bool) -> None:
         self._path = path
         self._sides = {"height_px": height_px, "width_px": width_px}
-        self._place = place_exact if is_exact else place_cover
+        self._is_exact = is_exact
         self._loops = loops
         self._frames = self._read()
 
@@ -131,11 +131,11 @@ class _Film:
         self._frames.close()
 
     def _read(self) -> Generator[NDArray[np.uint8], None, None]:
-        is_first = True
+        place, is_first = place_exact if self._is_exact else place_cover, True
         while is_first or self._loops:
             is_first = False
             with VideoFile(self._path) as file:
-                for picture in file.pictures():
+                for picture in file.counted_pictures() if self._is_exact else file.pictures():
                     height_px, width_px, _ = picture.shape
                     source = PortraitSource(Image.fromarray(picture), width_px=width_px, height_px=height_px)
-                    yield source.place(self._place(height_px, width_px, **self._sides))
+                    yield source.place(place(height_px, width_px, **self._sides))

@@ -275,6 +275,16 @@ def test_a_film_of_any_rate_shows_the_nearest_picture_every_40_ms(tmp_path: Path
     assert levels(path) == [min(index, 39) for index in nearest]
 
 
+@pytest.mark.parametrize(
+    ("rate", "interval"),
+    [("25", 1), ("30", 1), ("24", 1), ("30000/1001", 1), ("50", 2), ("60", 2), ("120", 5), ("7", 1)],
+)
+def test_pictures_may_be_counted_whatever_their_times(tmp_path: Path, rate: str, interval: int) -> None:
+    path = write_film(tmp_path / "a.mp4", steps(40), rate=Fraction(rate))
+    with VideoFile(path) as file:
+        assert [round(float(picture.mean()) / 4) for picture in file.counted_pictures()] == [*range(0, 40, interval)]
+
+
 def test_a_film_may_jump_and_begin_late(tmp_path: Path) -> None:
     """Times count from the first picture, and are those of the pictures, not their number times a rate."""
     path = write_film(tmp_path / "a.mkv", steps(4), rate=Fraction(25), ticks=[100, 101, 108, 109])
@@ -327,6 +337,8 @@ def test_films_without_pictures_are_refused(tmp_path: Path) -> None:
     path.write_bytes(data[: data.index(b"movi") + 4])
     with pytest.raises(MediaError, match=r"video file .*a.avi is 0 pictures long, but it has to contain pictures"):
         levels(path)
+    with VideoFile(path) as file, pytest.raises(MediaError, match="0 pictures long"):
+        next(file.counted_pictures())
 
 
 def test_a_damaged_film_is_reported_with_its_place(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ def test_a_film_of_another_rate_keeps_its_speed(vae: WanVAE, tmp_path: Path) -> 
         torch.testing.assert_close(streamed(first, 4), streamed(second, 4), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("rate", "interval"), [(30, 1), (24, 1), (50, 2), (60, 2), (10, 1)])
+def test_with_exact_fit_pictures_are_counted_as_the_published_code_counts_them(
+    vae: WanVAE, tmp_path: Path, rate: int, interval: int
+) -> None:
+    greys_of_film = greys(60)
+    film = write_film(tmp_path / "film.mp4", greys_of_film, rate=Fraction(rate))
+    counted = write_film(tmp_path / "counted.mp4", greys_of_film[::interval])
+    expected = published(vae, pictures(counted, is_exact=True), 2)
+    with PoseStream(vae, film, height_px=HEIGHT, width_px=WIDTH, is_exact=True) as stream:
+        torch.testing.assert_close(streamed(stream, 8), expected, atol=1e-5, rtol=0)
+
+
 def test_a_film_may_begin_again(vae: WanVAE, tmp_path: Path) -> None:
     path = write_film(tmp_path / "pose.mp4", greys(29))
     film = pictures(path)
