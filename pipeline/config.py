@@ -85,8 +85,8 @@ class LargeConfig(BaseModel):
     pose_loops: bool = False
     """Whether that film begins again when it ends; otherwise the pose is black from then on, as in training."""
     pose_is_exact: bool = False
-    """Whether that film is fitted to the frame as the published code does it, with black edges, and its pictures counted
-    as there: one of 30 per second then plays slower."""
+    """Whether that film is fitted to the frame as the published code does it, with black edges, and its pictures
+    counted as there: one of 30 per second then plays slower."""
     left_context_ms: int = LiveContext().left_ms
     """Sound before a window that its features take in: it costs computing time."""
     right_context_ms: int = LiveContext().right_ms

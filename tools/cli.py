@@ -98,7 +98,8 @@ app.registered_callback.invoke_without_command = True  # type: ignore[union-attr
 
 @contextmanager
 def _reported(context: typer.Context) -> Iterator[None]:
-    """Turn failures into one line and an exit code."""
+    """Turn failures into one line and an exit code; show the log to who asked for it."""
+    logging.basicConfig(level=logging.INFO if context.obj else logging.CRITICAL, stream=sys.stderr)
     try:
         yield
     except KeyboardInterrupt as exc:
@@ -199,10 +200,11 @@ def render(
 ) -> None:
     """Make a movie: a portrait that speaks a sound file."""
     with _reported(context):
-        _log_to_stderr(context)
         from tools.render import RenderJob, large_frame, parse_size, prepare
 
-        overrides = _assignments(assignments, engine__name=engine) + _weights(weights, random_weights)
+        # The prompt is the engine's own, too: it is then read once, before the other networks take their memory.
+        overrides = _assignments(assignments, engine__name=engine, engine__large__prompt=prompt)
+        overrides += _weights(weights, random_weights)
         if steps is not None:
             overrides.append(f"engine.num_steps={steps}")
         # A movie that fails is started again by whoever wants it; and it may take its time.
@@ -240,10 +242,6 @@ def render(
         typer.echo(f"{output}: {summary.duration_s:.2f} s, {summary.num_frames} frames of {picture}")
 
 
-def _log_to_stderr(context: typer.Context) -> None:
-    logging.basicConfig(level=logging.INFO if context.obj else logging.CRITICAL, stream=sys.stderr)
-
-
 async def _render(prepared: Prepared, settings: AppConfig) -> RenderSummary:
     """Start the engine, render with a progress bar, stop the engine."""
     from rich.console import Console
@@ -254,7 +252,9 @@ async def _render(prepared: Prepared, settings: AppConfig) -> RenderSummary:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     engine = WorkerEngine(settings.engine)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    is_hidden = not console.is_terminal  # a file would get an empty line
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
         task = progress.add_task("starting the engine", total=None)
         engine.start()
         try:
@@ -322,13 +322,14 @@ def bench_live(
     """Latency and losses of a live session with a server of its own."""
     with _reported(context):
         overrides = _assignments(assignments, engine__name=engine) + _weights(weights, random_weights)
-        _load(config, overrides)
+        settings = _load(config, overrides)
         from tools.bench.live import run, show
 
         arguments = [] if config is None else ["--config", str(config)]
         for override in overrides:
             arguments += ["--set", override]
-        _print(run(arguments, seconds=seconds, audio=audio), show, as_json)
+        ready_s = settings.engine.hello_timeout_s + settings.engine.ready_timeout_s
+        _print(run(arguments, seconds=seconds, audio=audio, ready_timeout_s=ready_s), show, as_json)
 
 
 @bench.command("quality")
@@ -419,7 +420,6 @@ def weights_pull(
 ) -> None:
     """Fetch the published weights (47 GB) from the Hugging Face Hub, or from the mirror that HF_ENDPOINT names."""
     with _reported(context):
-        _log_to_stderr(context)
         from rich.console import Console
 
         from tools.weights import fetch

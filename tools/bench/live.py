@@ -24,18 +24,18 @@ from tools.loopback import measure, read_sound
 
 __all__ = ["run", "served", "show"]
 
-READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.25
 ADDRESS_WORD = "Open "
 
 
 @contextmanager
-def served(arguments: list[str]) -> Iterator[str]:
+def served(arguments: list[str], *, ready_timeout_s: float) -> Iterator[str]:
     """Run a server on a free port for as long as the block lasts.
 
     Args:
         arguments: More arguments of `visavis serve`.
+        ready_timeout_s: Until its engine has to be ready.
 
     Yields:
         The address of its page, once a session can be opened.
@@ -48,7 +48,7 @@ def served(arguments: list[str]) -> Iterator[str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
-        yield _wait_ready(process)
+        yield _wait_ready(process, ready_timeout_s)
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -60,14 +60,14 @@ def served(arguments: list[str]) -> Iterator[str]:
         process.stdout.close()
 
 
-def _wait_ready(process: subprocess.Popen[str]) -> str:
+def _wait_ready(process: subprocess.Popen[str], ready_timeout_s: float) -> str:
     """Read the address that the server prints, then ask it until a session could be opened."""
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     url = next((line.split()[1] for line in lines if line.startswith(ADDRESS_WORD)), None)
     if url is None:
         raise WorkerError(f"the server ended with exit code {process.wait()}")
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    deadline_s = time.monotonic() + ready_timeout_s
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             raise WorkerError(f"the server ended with exit code {process.returncode}")
@@ -76,25 +76,26 @@ def _wait_ready(process: subprocess.Popen[str]) -> str:
                 return url
         except (urllib.error.URLError, TimeoutError):
             time.sleep(POLL_S)
-    raise WorkerStartTimeout(READY_TIMEOUT_S)
+    raise WorkerStartTimeout(ready_timeout_s)
 
 
-def run(arguments: list[str], *, seconds: float, audio: Path | None) -> dict[str, Any]:
+def run(arguments: list[str], *, seconds: float, audio: Path | None, ready_timeout_s: float) -> dict[str, Any]:
     """Measure a live session.
 
     Args:
         arguments: Of `visavis serve`.
         seconds: Length of the session.
         audio: What is said into the microphone, again and again; the shipped sample if None.
+        ready_timeout_s: Until the engine has to be ready.
 
     Returns:
         The report, as JSON.
 
     Raises:
-        WorkerError: The server could not be started.
+        WorkerError: The server could not be started, or was not ready in time.
     """
     sound = read_sound(audio or SAMPLE_SPEECH)
-    with served(arguments) as url:
+    with served(arguments, ready_timeout_s=ready_timeout_s) as url:
         with urllib.request.urlopen(f"{url}api/info", timeout=10) as answer:
             info = json.load(answer)
         report = asyncio.run(measure(url, sound, seconds))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.errors import WorkerError
+from pipeline.errors import WorkerError, WorkerStartTimeout
 from tools.bench.live import run, served, show
 
 pytestmark = pytest.mark.contract
@@ -20,7 +20,8 @@ def test_a_live_session_is_measured(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((8000 * np.sin(np.arange(32_000) / 5)).astype("<i2").tobytes())
-    report = run(["--engine", "pattern", "--set", "log.level=error"], seconds=4, audio=tmp_path / "a.wav")
+    arguments = ["--engine", "pattern", "--set", "log.level=error"]
+    report = run(arguments, seconds=4, audio=tmp_path / "a.wav", ready_timeout_s=60)
     assert report["engine"]["name"] == "pattern"
     assert report["session"]["windows"] >= 3
     assert report["session"]["distinct_frames"] > 20
@@ -30,5 +31,12 @@ def test_a_live_session_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_server_that_cannot_start_is_an_error() -> None:
-    with pytest.raises(WorkerError, match="the server ended with exit code 2"), served(["--set", "nothing=1"]):
+    failure = pytest.raises(WorkerError, match="the server ended with exit code 2")
+    with failure, served(["--set", "nothing=1"], ready_timeout_s=60):
+        pass
+
+
+def test_an_engine_that_is_not_ready_in_its_time_is_an_error() -> None:
+    slow = ["--engine", "pattern", "--set", "engine.pattern.warm_up_ms=60000", "--set", "log.level=error"]
+    with pytest.raises(WorkerStartTimeout, match=r"0\.2 s"), served(slow, ready_timeout_s=0.2):
         pass
