@@ -12,6 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -46,14 +47,14 @@ from pipeline.worker.large_memory import (
     plan_memory,
     require_memory,
 )
-from pipeline.worker.large_networks import NetworkSource, OfficialNetworks, RandomNetworks
+from pipeline.worker.large_networks import NetworkSource, make_source
 from pipeline.worker.large_prompts import Prompts
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.stages import StageClock, make_event
 from pipeline.worker.timing import time_windows
 
-__all__ = ["LargeModel", "LargeStream", "make_source"]
+__all__ = ["LargeModel", "LargeStream"]
 
 logger = logging.getLogger(__name__)
 
@@ -254,12 +255,13 @@ class LargeModel:
         return params.prompt or prompt or self.config.prompt
 
     def _read(self, prompt: str) -> Tensor:
-        """Turn a prompt into rows. Runs beside the worker's thread: what torch keeps for each thread is set again."""
+        """Turn a prompt into rows, on the CPU. Runs beside the worker's thread: torch keeps its modes for each thread.
+
+        On a GPU it has a queue of its own, or windows would wait behind the text encoder's gigabytes.
+        """
         started = time.monotonic()
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        with torch.inference_mode():
-            rows = self._source.encode_prompt(prompt, self.device, reserved_bytes=self._reserved_bytes())
+        with torch.inference_mode(), _queue_beside(self.device):
+            rows = self._source.encode_prompt(prompt, self.device, reserved_bytes=self._reserved_bytes()).cpu()
         logger.info("encoded a prompt of %d tokens in %.1f s", rows.shape[1], time.monotonic() - started)
         return rows
 
@@ -458,6 +460,11 @@ def _open_pose(model: LargeModel) -> PoseStream | None:
     )
 
 
+def _queue_beside(device: torch.device) -> AbstractContextManager[object]:
+    """Let what this thread asks of a device run beside what other threads ask."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+
+
 def _find_device(name: str) -> torch.device:
     """Find the device that a configuration names."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -470,22 +477,3 @@ def _find_device(name: str) -> torch.device:
     if index >= num_gpus:
         raise ConfigError("engine.large.device", name, f"PyTorch {torch.__version__} sees {num_gpus} GPUs here")
     return torch.device("cuda", index)
-
-
-def make_source(config: EngineConfig) -> NetworkSource:
-    """Find the networks that a configuration names.
-
-    Args:
-        config: Of the engine.
-
-    Returns:
-        Where they come from; nothing is loaded yet.
-
-    Raises:
-        WeightsError: Something in the weights' folder is missing, damaged or does not fit.
-    """
-    if config.large.random_weights:
-        return RandomNetworks()
-    assert config.weights_dir is not None, "the configuration was checked"
-    cache = config.large.cache_dir
-    return OfficialNetworks(config.weights_dir, None if cache is None else cache.expanduser())

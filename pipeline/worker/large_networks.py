@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Wav2Vec2Config
 
+from pipeline.config import EngineConfig
 from pipeline.models.dit import DiT
 from pipeline.models.published import PUBLISHED_14B
 from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder
@@ -28,7 +29,7 @@ from pipeline.weights.sizes import PUBLISHED_TEXT_ENCODER_SIZES, Sizes
 from pipeline.weights.vae import load_vae
 from pipeline.worker.large_memory import free_bytes
 
-__all__ = ["PUBLISHED_SIZES", "NetworkSource", "OfficialNetworks", "RandomNetworks"]
+__all__ = ["PUBLISHED_SIZES", "NetworkSource", "OfficialNetworks", "RandomNetworks", "make_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,3 +156,22 @@ class RandomNetworks:
         num_tokens = min(_RANDOM_PROMPT_TOKENS, self.sizes.dit.text_len)
         rows_BLC = torch.randn(1, num_tokens, self.sizes.text_encoder["dim"], generator=generator)
         return rows_BLC.to(device, torch.bfloat16)
+
+
+def make_source(config: EngineConfig) -> NetworkSource:
+    """Find the networks that a configuration names.
+
+    Args:
+        config: Of the engine.
+
+    Returns:
+        Where they come from; nothing is loaded yet.
+
+    Raises:
+        WeightsError: Something in the weights' folder is missing, damaged or does not fit.
+    """
+    if config.large.random_weights:
+        return RandomNetworks()
+    assert config.weights_dir is not None, "the configuration was checked"
+    cache = config.large.cache_dir
+    return OfficialNetworks(config.weights_dir, None if cache is None else cache.expanduser())

@@ -27,9 +27,9 @@ from pipeline.models.dit import DiT, Modulation
 from pipeline.models.sampler import Noise
 from pipeline.models.wan_vae import StillPortrait
 from pipeline.schedule import Schedule
-from pipeline.worker.large import LargeModel, make_source
+from pipeline.worker.large import LargeModel
 from pipeline.worker.large_memory import free_bytes
-from pipeline.worker.large_networks import NetworkSource
+from pipeline.worker.large_networks import NetworkSource, make_source
 from tools.bench.embedded import measure
 from tools.bench.run import describe_machine, sample_speech, windows_of
 

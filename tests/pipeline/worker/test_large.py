@@ -525,6 +525,28 @@ def test_on_a_gpu_convolutions_in_float32_have_all_their_bits(folder: Path) -> N
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_windows_are_made_while_another_prompt_is_read(folder: Path) -> None:
+    """The same ones as without that, and the prompt is the same as one that was waited for."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    source = SlowNetworks(folder)
+    model = LargeModel(config_of(folder, device="cuda"), source)
+    changed, kept = open_stream(model), open_stream(model)
+    sing, pcm = StreamParams(prompt="sing"), windows(model)
+    assert not changed.is_ready(sing)
+    source.let.set()
+    while not changed.is_ready(sing):
+        np.testing.assert_array_equal(make(changed, pcm[0]), make(kept, pcm[0]))
+    assert source.reserved_bytes[0] >= 0
+    for stream in (changed, kept):
+        stream.update(sing)
+    np.testing.assert_array_equal(make(changed, pcm[1]), make(kept, pcm[1]))
+    again = LargeModel(config_of(folder, device="cuda"))
+    waited, read = open_stream(again, prompt="sing"), open_stream(model, prompt="sing")
+    np.testing.assert_array_equal(make(waited, pcm[0]), make(read, pcm[0]))
+
+
+@pytest.mark.gpu
 def test_a_gpu_makes_frames_and_tells_when_its_stages_ended(folder: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU here")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.config import EngineConfig, LargeConfig
 from pipeline.errors import WeightsError
 from pipeline.weights.sizes import Sizes
-from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks
+from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks, make_source
 from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
 from tests.fakes.wav2vec import tiny_config
 
@@ -56,6 +57,21 @@ def test_a_prompt_becomes_a_row_per_token(folder: Path) -> None:
     rows = OfficialNetworks(folder, None).encode_prompt("a b c", CPU)
     assert rows.shape == (1, 4, 48)
     assert rows.dtype is torch.bfloat16
+
+
+def test_a_device_whose_memory_is_spoken_for_is_left_to_the_others(folder: Path) -> None:
+    """Meta, which computes nothing, stands for a GPU with the host's memory."""
+    networks, meta = OfficialNetworks(folder, None), torch.device("meta")
+    assert networks.encode_prompt("a b c", meta).is_meta
+    rows = networks.encode_prompt("a b c", meta, reserved_bytes=10**15)
+    assert torch.equal(rows, networks.encode_prompt("a b c", CPU))
+
+
+def test_a_folder_is_chosen_unless_random_weights_are_wanted(folder: Path) -> None:
+    real = EngineConfig(name="large", weights_dir=folder, large=LargeConfig(cache_dir=None))
+    assert isinstance(make_source(real), OfficialNetworks)
+    random = EngineConfig(name="large", large=LargeConfig(random_weights=True))
+    assert isinstance(make_source(random), RandomNetworks)
 
 
 def test_an_incomplete_folder_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
