@@ -362,20 +362,16 @@ def test_a_stream_opens_when_its_prompt_is_read_and_the_others_go_on_meanwhile(b
 
 
 def test_a_loop_whose_only_stream_waits_for_its_prompt_keeps_beating(bench: Bench) -> None:
-    model = FakeModel(FakeModelStream())
-    model.unread_prompts.add("sing")
-    asked: list[int] = []
+    class Model(FakeModel):
+        num_asked = 0
 
-    def is_ready(**_: object) -> bool:
-        asked.append(len(asked))
-        bench.now_s += 1.0
-        if len(asked) == 3:
-            bench.say(m.Shutdown())
-        elif len(asked) < 3:
-            bench.say(m.CloseStream(stream=7))
-        return False
+        def is_ready(self, **_: object) -> bool:
+            self.num_asked += 1
+            bench.now_s += 1.0
+            bench.say(m.Shutdown() if self.num_asked == 3 else m.CloseStream(stream=7))  # either wakes the loop
+            return False
 
-    model.is_ready = is_ready  # type: ignore[method-assign]
+    model = Model(FakeModelStream())
     bench.say(open_stream(prompt="sing"))
     assert bench.run(model) == []
     assert bench.num_heartbeats >= 2
