@@ -61,7 +61,7 @@ class Prompts:
         self._attend = attend
         self._kept = Kept[str, Sequence[KeysValues]](num_prompts)
         self._reading: _Reading | None = None
-        self._failed: _Reading | None = None
+        self._failed: tuple[str, Exception] | None = None
 
     def add(self, prompt: str, rows_BLC: Tensor) -> None:
         """Keep a prompt that was read elsewhere.
@@ -82,9 +82,9 @@ class Prompts:
             Whether it is there, or could not be read: then `get` raises why.
         """
         if self._reading is not None and self._reading.rows.done():
-            self._take(self._reading)
-            self._reading = None
-        if prompt in self._kept or (self._failed is not None and self._failed.prompt == prompt):
+            reading, self._reading = self._reading, None
+            self._take(reading)
+        if prompt in self._kept or (self._failed is not None and self._failed[0] == prompt):
             return True
         if self._reading is None:
             self._reading = _Reading(prompt, self._read)
@@ -102,18 +102,18 @@ class Prompts:
             One entry per layer.
 
         Raises:
-            RuntimeError: What reading it raised, which may be any other error.
+            Exception: What reading it raised.
         """
         while not self.is_ready(prompt):
             assert self._reading is not None, "a prompt that is not ready waits for one that is read"
             wait([self._reading.rows])
-        if (failed := self._failed) is not None and failed.prompt == prompt:
-            self._failed = None
-            failed.rows.result()
+        if self._failed is not None and self._failed[0] == prompt:
+            (_, error), self._failed = self._failed, None
+            raise error
         return self._kept[prompt]
 
     def _take(self, reading: _Reading) -> None:
-        if reading.rows.exception() is None:
+        try:
             self.add(reading.prompt, reading.rows.result())
-        else:
-            self._failed = reading
+        except Exception as exc:  # noqa: BLE001 - whoever happens to come by is not told, but who asked for the prompt
+            self._failed = reading.prompt, exc

@@ -43,6 +43,8 @@ class Reader:
 
 def attend(rows_BLC: Tensor) -> Sequence[KeysValues]:
     assert threading.current_thread() is threading.main_thread()
+    if rows_BLC.sum() == len("too much"):
+        raise MemoryError("no room for keys")
     return [KeysValues(rows_BLC, rows_BLC)]
 
 
@@ -124,3 +126,15 @@ def test_a_prompt_that_cannot_be_read_says_why_to_who_asked_and_is_tried_again_a
     assert not prompts.is_ready("bad")
     reader.let()
     assert reader.begun == ["bad", "good", "bad"]
+
+
+def test_keys_that_cannot_be_made_are_told_to_who_asked_too() -> None:
+    reader = Reader()
+    prompts = make(reader)
+    assert not prompts.is_ready("too much")
+    reader.let()
+    assert not prompts.is_ready("good"), "another is not told, and its prompt is read"
+    reader.let()
+    assert length(prompts.get("good")) == 4
+    with pytest.raises(MemoryError, match="no room for keys"):
+        prompts.get("too much")
