@@ -310,6 +310,24 @@ class Decoder(nn.Module):
             Frames, the warped portrait and the drawn picture, each float32 in about [-1, 1], (B, 4T, 3, H, W). The
             last two are what the frames are blended from; training looks at them.
         """
+        maps_NCHW, warped_BFCHW = self.warp(latents_BTCHW, motion_BTM, portrait, state)
+        frames_BFCHW, drawn_BFCHW = self.draw(maps_NCHW, warped_BFCHW)
+        return frames_BFCHW, warped_BFCHW, drawn_BFCHW
+
+    def warp(
+        self, latents_BTCHW: Tensor, motion_BTM: Tensor, portrait: PortraitFeatures, state: DecoderState
+    ) -> tuple[Tensor, Tensor]:
+        """Do the first part: all that depends on time.
+
+        Args:
+            latents_BTCHW: Latent frames, (B, T, C, h, w).
+            motion_BTM: Motion signal, in the same dtype.
+            portrait: Of the same batch.
+            state: Updated in place.
+
+        Returns:
+            Maps at 1/4 of the picture, (B * 4T, C, H / 4, W / 4), and the warped portrait, float32, (B, 4T, 3, H, W).
+        """
         batch, steps = latents_BTCHW.shape[:2]
         count = iter(range(self.NUM_TEMPORAL_BLOCKS))
 
@@ -334,14 +352,26 @@ class Decoder(nn.Module):
         fine = MAX_FINE_SHIFT * torch.tanh(0.1 * self.fine_shift(x).float())
         shift4 = shift4 + fine.permute(0, 2, 3, 1).unflatten(0, (batch, 4 * steps))
 
-        warped = _warp(portrait.image_BCHW, _enlarge(shift4, 4))
-        pixels = F.pixel_unshuffle(warped.flatten(0, 1).to(x.dtype), 2).contiguous(memory_format=torch.channels_last)
-        y = _conv_parts(self.join2, F.pixel_shuffle(self.up2(x), 2), pixels)
+        return x, _warp(portrait.image_BCHW, _enlarge(shift4, 4))
+
+    def draw(self, maps_NCHW: Tensor, warped_BFCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the second part, frame by frame: draw what the portrait does not show, and blend.
+
+        Args:
+            maps_NCHW: The first part's maps, N = B * F.
+            warped_BFCHW: The first part's warped portrait.
+
+        Returns:
+            Frames and the drawn picture, each float32 in about [-1, 1], (B, F, 3, H, W).
+        """
+        pixels = F.pixel_unshuffle(warped_BFCHW.flatten(0, 1).to(maps_NCHW.dtype), 2)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        y = _conv_parts(self.join2, F.pixel_shuffle(self.up2(maps_NCHW), 2), pixels)
         drawn_and_mask = F.pixel_shuffle(self.out(self.refine2(y)), 2).float()
-        drawn = drawn_and_mask[:, :3].unflatten(0, (batch, 4 * steps))
-        logit = drawn_and_mask[:, 3:].unflatten(0, (batch, 4 * steps))
+        drawn_and_mask = drawn_and_mask.unflatten(0, warped_BFCHW.shape[:2])
+        drawn, logit = drawn_and_mask[:, :, :3], drawn_and_mask[:, :, 3:]
         mask = torch.sigmoid(MASK_LIMIT * torch.tanh(logit / MASK_LIMIT))
-        return torch.lerp(drawn, warped, mask), warped, drawn
+        return torch.lerp(drawn, warped_BFCHW, mask), drawn
 
     @staticmethod
     def _double(x_BTCHW: Tensor, project: nn.Module) -> Tensor:

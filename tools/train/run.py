@@ -1,7 +1,7 @@
 """The whole training chain of the embedded avatar; `python -m tools.train.run --help`, and tools/train/README.md for
 the story.
 
-    python -m tools.train.run --work .train --stages vae dit policy decoder --minutes 10 8 6 3
+    python -m tools.train.run --work .train --stages vae dit policy decoder polish --minutes 10 10 4 7 3
     python -m tools.train.run --work DIR --smoke          # everything at toy size, on any CPU, in about a minute
 
 Each stage starts from what lies in the work folder and writes its weights there as soon as it ends, so stages can be
@@ -32,6 +32,7 @@ from tools.train.flow_stage import FlowSettings, FlowStage
 from tools.train.latents import LatentPool
 from tools.train.loop import Stage, run_stage
 from tools.train.policy_stage import PolicySettings, PolicyStage
+from tools.train.polish_stage import PolishSettings, PolishStage
 from tools.train.records import load_weights, note_stage, save_weights
 from tools.train.regions import compile_regions
 from tools.train.replicas import Replicas
@@ -43,13 +44,14 @@ from tools.train.views import SCALES, ClipView
 
 __all__ = ["main"]
 
-StageSettings = VaeSettings | FlowSettings | PolicySettings | DecoderSettings
+StageSettings = VaeSettings | FlowSettings | PolicySettings | DecoderSettings | PolishSettings
 
 STAGES: dict[str, type[StageSettings]] = {
     "vae": VaeSettings,
     "dit": FlowSettings,
     "policy": PolicySettings,
     "decoder": DecoderSettings,
+    "polish": PolishSettings,
 }
 FIRST_CLIPS_DEADLINE_S = 600
 TOY_SHAPE = ClipShape(num_frames=24, height_px=128, width_px=128)
@@ -58,6 +60,7 @@ TOY_SETTINGS = {
     "dit": {"batch": 2, "max_steps": 2},
     "policy": {"batch": 2, "decoded": 1, "max_steps": 1},
     "decoder": {"batch": 1, "fresh_clips": 2, "max_steps": 1},
+    "polish": {"batch": 2, "people": 1, "max_steps": 1},
 }
 
 
@@ -70,7 +73,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         "--slots", type=Path, default=Path("/dev/shm/visavis-clips"), help="folder of the render farm's slots"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--minutes", nargs="+", type=float, default=[12, 10, 8, 4], help="time of each stage")
+    parser.add_argument("--minutes", nargs="+", type=float, default=[12, 10, 4, 7, 3], help="time of each stage")
     parser.add_argument("--clips", type=int, default=2400, help="clips kept on the device")
     parser.add_argument("--first-clips", type=int, default=500, help="clips to wait for before training")
     parser.add_argument("--held-out", type=int, default=16, help="people kept for validation")
@@ -133,6 +136,8 @@ class _Chain:
         latents, bank = self._data()
         if isinstance(settings, DecoderSettings):
             return DecoderStage(self._vae, self._vae_average, self._dit_average, latents, bank, self._levels, settings)
+        if isinstance(settings, PolishSettings):
+            return PolishStage(self._vae, self._vae_average, self._dit_average, latents, bank, self._levels, settings)
         common = (self._dit, self._dit_average, latents, bank, self._vae_average, self._levels)
         if isinstance(settings, FlowSettings):
             return FlowStage(*common, settings)

@@ -13,6 +13,7 @@ from tools.train.losses import (
     crop,
     darkness_gain,
     edge_loss,
+    excess_detail,
     eye_centre,
     face_weights,
     mouth_centre,
@@ -93,3 +94,14 @@ def test_the_discriminator_judges_patches_and_gives_its_features() -> None:
     judged, features = PatchDiscriminator(3, widths=(4, 8))(torch.randn(2, 3, 32, 32))
     assert judged.shape[:2] == (2, 1)
     assert [feature.shape[1] for feature in features] == [4, 8]
+
+
+def test_excess_detail_finds_a_dot_and_lets_real_detail_be() -> None:
+    real = torch.zeros(1, 3, 16, 16)
+    real[..., 8:] = 1.0
+    made = real.clone()
+    made[0, :, 4, 4] = 0.9
+    found = excess_detail(made, real)
+    assert float(found[0, 0, 4, 4]) == pytest.approx(0.9 * 8 / 9 - 0.04, abs=1e-4)
+    assert not found[..., 7:9].any(), "the edge is the truth's, too"
+    assert not excess_detail(real, made).any(), "too little detail is none too much"

@@ -24,7 +24,7 @@ from tools.train.speech.bank import BankSource, SpeechBank
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[3]
-STAGES = ["vae", "dit", "policy", "decoder"]
+STAGES = ["vae", "dit", "policy", "decoder", "polish"]
 
 
 def train(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -75,8 +75,8 @@ def test_every_stage_runs_and_its_losses_are_finite(work: Path) -> None:
 
 def test_the_record_tells_stages_settings_and_results(work: Path) -> None:
     stages = json.loads((work / "training.json").read_text())["stages"]
-    assert [entry["stage"] for entry in stages[:4]] == STAGES
-    for entry in stages[:4]:
+    assert [entry["stage"] for entry in stages[:5]] == STAGES
+    for entry in stages[:5]:
         assert entry["data"]["seed"] == 1
         assert entry["settings"]["max_steps"] == entry["result"]["steps"]
         assert math.isfinite(entry["result"]["psnr_face_db"])
@@ -117,4 +117,4 @@ def test_a_stage_without_its_files_is_refused_by_name(tmp_path: Path, name: str)
 def test_fewer_times_than_stages_are_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "--minutes", "1", "2")
     assert done.returncode == 2
-    assert "4 stages need as many --minutes" in done.stderr
+    assert "5 stages need as many --minutes" in done.stderr
