@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -163,9 +164,13 @@ def host_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
         cgroup: Folder of the process's limits, where it has some.
 
     Returns:
-        Bytes: what is available on the machine, or what is left of the limit if that is less.
+        Bytes: what is available on the machine, or what is left of the limit if that is less. Where the system has no
+        such figures (macOS), all memory that there is.
     """
-    lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+    try:
+        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     try:
         limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,11 @@ def test_the_host_has_what_is_available_within_its_limit(tmp_path: Path) -> None
     assert host_bytes(tmp_path, group) == 4000 * 1024
     (group / "memory.max").write_text("5000\n")
     assert host_bytes(tmp_path, group) == 2500
+
+
+def test_the_host_has_what_is_built_in_where_the_system_tells_no_more(tmp_path: Path) -> None:
+    assert host_bytes(tmp_path, tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert host_bytes(tmp_path, tmp_path) >= host_bytes()
 
 
 def test_this_machine_has_memory() -> None:
