@@ -172,9 +172,9 @@ class LargeModel:
         self._stills.clear()
         place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        notes = [f"{self.num_steps} steps in {precision} on {place}"]
-        if self.config.random_weights:
-            notes.append("the weights are random: the pictures mean nothing")
+        # The page shows the first one to everybody.
+        notes = ["the weights are random: the pictures mean nothing"] if self.config.random_weights else []
+        notes.append(f"{self.num_steps} steps in {precision} on {place}")
         if warm.window_s > WINDOW_S:
             pace = f"longer than the {1000 * WINDOW_S:.0f} ms it lasts"
             notes.append(f"a window takes {1000 * warm.window_s:.0f} ms, {pace}: live streams lose steps, then windows")
