@@ -105,9 +105,10 @@ class ServerConfig(_Section):
     max_portrait_bytes: int = Field(default=20_000_000, ge=100_000, le=1_000_000_000)
     """Largest image file that can be uploaded."""
     max_uploads: int = Field(default=16, ge=1, le=1000)
-    """Uploaded portraits kept in memory, of all visitors; for a further one the oldest goes that no session shows."""
+    """Uploaded portraits kept in memory, of all visitors; for a further one the visitor's oldest goes, or the oldest of
+    all, but none that a session shows."""
     max_uploads_per_visitor: int = Field(default=4, ge=1, le=1000)
-    """Those of one visitor, known by the address; for a further one the visitor's oldest goes."""
+    """Those of one visitor, known by the address; for a further one the visitor's oldest goes that no session shows."""
     head_timeout_s: Seconds = 10.0
     """Until the head of a request has to have arrived, from the connection or from its first byte on."""
     body_timeout_s: Seconds = 30.0
