@@ -158,7 +158,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:
-        # uvloop has no build for Windows.
+        # uvloop is not built for every system.
         return asyncio.new_event_loop
     return uvloop.new_event_loop
 

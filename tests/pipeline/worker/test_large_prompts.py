@@ -104,10 +104,10 @@ def test_who_cannot_wait_beside_it_waits_for_it() -> None:
     reader = Reader()
     prompts = make(reader)
     assert not prompts.is_ready("a")
-    helper = threading.Timer(0.05, reader.let, [2])
-    helper.start()
+    letting = threading.Timer(0.05, reader.let, [2])
+    letting.start()
     assert length(prompts.get("bcd")) == 3
-    helper.join()
+    letting.join()
     assert prompts.is_ready("a")
     assert reader.begun == ["a", "bcd"]
 
