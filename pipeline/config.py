@@ -93,7 +93,7 @@ class LargeConfig(BaseModel):
     """Sound after a window that its features take in: it is waited for, so it is delay."""
     whole_sound_s: float = Field(default=300.0, ge=0, le=1500)
     """Longest sound file whose features are made of all of it at once, as the published code makes them; a longer one
-    is heard window by window, like live sound."""
+    is heard window by window, like live sound. All speakers of one picture together have twice as much."""
     cache_dir: Path | None = Path("~/.cache/visavis")
     """Where a merged copy of the weights (33 GB) is kept for faster starts; it can be deleted at any time; null: none
     is written."""
