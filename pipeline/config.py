@@ -15,7 +15,7 @@ from pipeline.audio.context import LiveContext
 from pipeline.errors import ConfigError
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SIZE_MULTIPLE_PX
 
-__all__ = ["EngineConfig", "LargeConfig", "PatternConfig"]
+__all__ = ["EngineConfig", "LargeConfig", "PatternConfig", "num_cores"]
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WindowIndex = Annotated[int, Field(ge=0)]
@@ -173,12 +173,12 @@ class EngineConfig(BaseModel):
     @property
     def num_threads(self) -> int:
         """`threads`, or half of the cores that this process may use: the other half is for the server."""
-        return self.threads or max(1, min(_MOST_THREADS, _num_cores() // 2))
+        return self.threads or max(1, min(_MOST_THREADS, num_cores() // 2))
 
     @property
     def most_threads(self) -> int:
         """Threads that may be used where `num_threads` do not hold the pace."""
-        return self.threads or min(_MOST_THREADS, _num_cores())
+        return self.threads or min(_MOST_THREADS, num_cores())
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +210,6 @@ class EngineConfig(BaseModel):
         return self
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Count the cores that this process may use; where the system does not say (macOS), those that there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

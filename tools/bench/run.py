@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
+from pipeline.config import num_cores
 from pipeline.errors import MediaError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.media import decode_audio
@@ -128,11 +128,6 @@ def describe_machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "commit": _commit(),
     }
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
