@@ -18,10 +18,9 @@ from pipeline.models.dit import DiT
 from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
-from tools.train.critic import compare_pictures
 from tools.train.features import AudioBank
 from tools.train.latents import LatentPool, roll_out, validate_dit
-from tools.train.losses import excess_detail, face_weights
+from tools.train.losses import darkness_gain, edge_loss, excess_detail, face_weights
 from tools.train.steps import Learner
 
 __all__ = ["PolishSettings", "PolishStage"]
@@ -133,15 +132,18 @@ class PolishStage:
         """See `tools.train.loop.Stage`."""
         settings = self._settings
         made, drawn = (part[0] for part in self.network.decoder.draw(maps, warped[None]))
-        picture = compare_pictures(made[None], frames[None], landmarks[None])
-        drawing = compare_pictures(drawn[None], frames[None], landmarks[None])
-        weight = face_weights(landmarks, *frames.shape[-2:])[:, None]
-        weight = weight / weight.mean()
-        detail = (excess_detail(made, frames) * weight).mean() + 0.5 * (excess_detail(drawn, frames) * weight).mean()
-        loss = picture.l1 + settings.squared_weight * picture.squared + 0.5 * picture.edges
-        loss = loss + settings.drawn_weight * (drawing.l1 + 0.5 * drawing.edges) + settings.detail_weight * detail
+        weight = face_weights(landmarks, *frames.shape[-2:])
+        gain = darkness_gain(frames, weight)
+        weight = (weight / weight.mean() * gain[:, None, None])[:, None]
+        error = made - frames
+        l1, squared = (error.abs() * weight).mean(), (error.square() * weight).mean()
+        edges = edge_loss(made, frames, weight)
+        drawing = ((drawn - frames).abs() * weight).mean() + 0.5 * edge_loss(drawn, frames, weight)
+        detail = ((excess_detail(made, frames) + 0.5 * excess_detail(drawn, frames)) * weight).mean()
+        loss = l1 + settings.squared_weight * squared + 0.5 * edges
+        loss = loss + settings.drawn_weight * drawing + settings.detail_weight * detail
         loss.backward()
-        return {"l1": picture.l1.detach(), "edges": picture.edges.detach(), "detail": detail.detach()}
+        return {"l1": l1.detach(), "edges": edges.detach(), "detail": detail.detach()}
 
     def inputs(self, size: int, progress: float) -> dict[str, Tensor]:
         """See `tools.train.loop.Stage`."""

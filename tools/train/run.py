@@ -1,7 +1,7 @@
 """The whole training chain of the embedded avatar; `python -m tools.train.run --help`, and tools/train/README.md for
 the story.
 
-    python -m tools.train.run --work .train --stages vae dit policy decoder polish --minutes 10 10 4 7 3
+    python -m tools.train.run --work .train --stages vae dit policy decoder polish --minutes 12 10 4 7 3
     python -m tools.train.run --work DIR --smoke          # everything at toy size, on any CPU, in about a minute
 
 Each stage starts from what lies in the work folder and writes its weights there as soon as it ends, so stages can be
@@ -53,6 +53,8 @@ STAGES: dict[str, type[StageSettings]] = {
     "decoder": DecoderSettings,
     "polish": PolishSettings,
 }
+ON_ROLL_OUTS = ("decoder", "polish")
+"""Stages that roll all clips out when they are made: the clips have to be there before."""
 FIRST_CLIPS_DEADLINE_S = 600
 TOY_SHAPE = ClipShape(num_frames=24, height_px=128, width_px=128)
 TOY_SETTINGS = {
@@ -143,6 +145,15 @@ class _Chain:
             return FlowStage(*common, settings)
         return PolicyStage(*common, settings)
 
+    def renew(self, places: list[int]) -> None:
+        """Take note of clips that came into the pool between stages.
+
+        Args:
+            places: Where they are.
+        """
+        for latents in self._latents:
+            latents.encode(places)
+
     def finish(self, stage: str) -> None:
         """Mend what a discriminator leaves in the decoder, in every replica.
 
@@ -212,6 +223,8 @@ def _run(options: argparse.Namespace, farm: Farm, shape: ClipShape, replicas: Re
 
     for name, minutes in zip(options.stages, options.minutes, strict=False):
         settings = STAGES[name](seconds=minutes * 60, **(TOY_SETTINGS[name] if options.smoke else {}))
+        if name in ON_ROLL_OUTS:
+            chain.renew(begin())
         result = run_stage(chain.stage(settings), pool, settings, log, replicas, begin)
         chain.finish(name)
         if not replicas.is_first:

@@ -70,7 +70,9 @@ def test_every_stage_runs_and_its_losses_are_finite(work: Path) -> None:
     losses = [value for row in rows for name, value in row.items() if name in ("l1", "edges", "loss", "x0_2", "judged")]
     assert len(losses) >= 9
     assert all(isinstance(value, float) and math.isfinite(value) and abs(value) < 10 for value in losses)
-    assert all((work / f"{name}.png").stat().st_size > 10_000 for name in ("clips", "dit", "policy", "decoder"))
+    assert all(
+        (work / f"{name}.png").stat().st_size > 10_000 for name in ("clips", "dit", "policy", "decoder", "polish")
+    )
 
 
 def test_the_record_tells_stages_settings_and_results(work: Path) -> None:
