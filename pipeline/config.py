@@ -74,7 +74,11 @@ class LargeConfig(BaseModel):
     """Height of every frame."""
     width_px: FrameSide = 704
     """Width of every frame."""
-    prompt: str = "A person looks into the camera and talks, calm and friendly, with natural expressions."
+    prompt: str = Field(
+        default="A person looks into the camera and talks, calm and friendly, with natural expressions.",
+        min_length=1,
+        max_length=2000,
+    )
     """Text prompt of a stream that is opened without one of its own."""
     flavour: Literal["timestep", "single"] = "timestep"
     """Which of the published pipelines is followed where they differ: that with one step per device, which begins with
