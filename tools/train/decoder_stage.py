@@ -23,7 +23,8 @@ from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.critic import Critic, compare_pictures
 from tools.train.features import AudioBank
-from tools.train.latents import LatentPool, roll_out, validate_dit
+from tools.train.latents import LatentPool, roll_out
+from tools.train.roll_out_stage import RollOutStage
 from tools.train.steps import Learner
 from tools.train.vae_stage import draw_crop_centres
 
@@ -47,7 +48,7 @@ class DecoderSettings:
     max_steps: int = 10_000_000
 
 
-class DecoderStage:
+class DecoderStage(RollOutStage):
     """Trains the decoder; the encoder stays as it is.
 
     Args:
@@ -63,8 +64,6 @@ class DecoderStage:
     name = "decoder"
     average_decay = 0.998
     log_every = 500
-    refills = False
-    is_compiled = False
 
     def __init__(
         self,
@@ -76,11 +75,8 @@ class DecoderStage:
         levels: NoiseSchedule,
         settings: DecoderSettings,
     ) -> None:
-        vae.load_state_dict(average.state_dict())
-        vae.eval().requires_grad_(False)
+        super().__init__(vae, average, dit, latents, bank, levels)
         vae.decoder.requires_grad_(True)
-        self.network, self.average = vae, average
-        self._dit, self._latents, self._bank, self._levels = dit, latents, bank, levels
         self._settings = settings
         pool, self._device = latents[0].pool, latents[0].latents.device
         self._critic = Critic(self._device)
@@ -133,12 +129,3 @@ class DecoderStage:
             "landmarks": marks, "chosen": chosen, "centre": centre,
             "gan": torch.full((), min(progress / 0.2, 1.0), device=device),
         }  # fmt: skip
-
-    def renew(self, places: list[int]) -> None:
-        """See `tools.train.loop.Stage`."""
-        for latents in self._latents:
-            latents.encode(places)
-
-    def validate(self) -> dict[str, float]:
-        """See `tools.train.loop.Stage`."""
-        return validate_dit(self._dit, self._latents[0], self._bank, self.average, self._levels)

@@ -19,8 +19,9 @@ from pipeline.models.embedded import motion_signal
 from pipeline.models.embedded_vae import EmbeddedVAE
 from pipeline.schedule import Schedule as NoiseSchedule
 from tools.train.features import AudioBank
-from tools.train.latents import LatentPool, roll_out, validate_dit
+from tools.train.latents import LatentPool, roll_out
 from tools.train.losses import darkness_gain, edge_loss, excess_detail, face_weights
+from tools.train.roll_out_stage import RollOutStage
 from tools.train.steps import Learner
 
 __all__ = ["PolishSettings", "PolishStage"]
@@ -62,7 +63,7 @@ class _Frames:
     """How often each is drawn, relative to the others."""
 
 
-class PolishStage:
+class PolishStage(RollOutStage):
     """Trains the decoder's last layers; see the module docstring.
 
     Args:
@@ -78,8 +79,6 @@ class PolishStage:
     name = "polish"
     average_decay = 0.99
     log_every = 200
-    refills = False
-    is_compiled = False
 
     def __init__(
         self,
@@ -91,14 +90,11 @@ class PolishStage:
         levels: NoiseSchedule,
         settings: PolishSettings,
     ) -> None:
-        vae.load_state_dict(average.state_dict())
-        vae.eval().requires_grad_(False)
+        super().__init__(vae, average, dit, latents, bank, levels)
         decoder = vae.decoder
         last = (decoder.up2, decoder.join2, decoder.refine2, decoder.out)
         for layer in last:
             layer.requires_grad_(True)
-        self.network, self.average = vae, average
-        self._dit, self._latents, self._bank, self._levels = dit, latents, bank, levels
         self._settings = settings
         parameters = [parameter for layer in last for parameter in layer.parameters()]
         self.learners = (Learner(parameters, betas=(0.9, 0.98), weight_decay=0.0),)
@@ -154,12 +150,3 @@ class PolishStage:
             "maps": kept.maps[row].float(), "warped": kept.warped[row].float(),
             "frames": view.pictures(clip, frame), "landmarks": view.landmarks(clip, frame),
         }  # fmt: skip
-
-    def renew(self, places: list[int]) -> None:
-        """See `tools.train.loop.Stage`."""
-        for latents in self._latents:
-            latents.encode(places)
-
-    def validate(self) -> dict[str, float]:
-        """See `tools.train.loop.Stage`."""
-        return validate_dit(self._dit, self._latents[0], self._bank, self.average, self._levels)

@@ -54,7 +54,7 @@ STAGES: dict[str, type[StageSettings]] = {
     "polish": PolishSettings,
 }
 ON_ROLL_OUTS = ("decoder", "polish")
-"""Stages that roll all clips out when they are made: the clips have to be there before."""
+"""Those that are a `tools.train.roll_out_stage.RollOutStage`."""
 FIRST_CLIPS_DEADLINE_S = 600
 TOY_SHAPE = ClipShape(num_frames=24, height_px=128, width_px=128)
 TOY_SETTINGS = {
@@ -136,10 +136,11 @@ class _Chain:
             self._latents = []
             return VaeStage(self._vae, self._vae_average, self._views, settings)
         latents, bank = self._data()
+        on_roll_outs = (self._vae, self._vae_average, self._dit_average, latents, bank, self._levels)
         if isinstance(settings, DecoderSettings):
-            return DecoderStage(self._vae, self._vae_average, self._dit_average, latents, bank, self._levels, settings)
+            return DecoderStage(*on_roll_outs, settings)
         if isinstance(settings, PolishSettings):
-            return PolishStage(self._vae, self._vae_average, self._dit_average, latents, bank, self._levels, settings)
+            return PolishStage(*on_roll_outs, settings)
         common = (self._dit, self._dit_average, latents, bank, self._vae_average, self._levels)
         if isinstance(settings, FlowSettings):
             return FlowStage(*common, settings)
