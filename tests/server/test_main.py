@@ -47,15 +47,20 @@ def test_the_address_is_one_that_a_browser_here_can_open(host: str, address: str
         assert page_address(config, listener) == address.format(listener.getsockname()[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0", "server.head_timeout_s=1"],
+def run_server(*settings: str) -> subprocess.Popen[str]:
+    """Start a server with the pattern engine as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0", *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: signal.Signals) -> None:
+    with run_server("server.head_timeout_s=1") as process:
         assert process.stdout is not None
         address = process.stdout.readline().removeprefix("Open ").strip()
         assert address.startswith("http://127.0.0.1:")
@@ -74,13 +79,7 @@ def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: 
 
 def test_an_engine_that_gives_up_is_announced_with_its_reason_and_the_server_stays() -> None:
     settings = ["engine.pattern.fault=raise", "engine.pattern.fault_at_warm_up=true", "engine.max_restarts=0"]
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN, "engine.name=pattern", "server.port=0", *settings],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    with run_server(*settings) as process:
         assert process.stdout is not None
         address = process.stdout.readline().removeprefix("Open ").strip()
         line = process.stdout.readline()
