@@ -15,12 +15,14 @@ from pipeline.audio.context import LiveContext
 from pipeline.errors import ConfigError
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SIZE_MULTIPLE_PX
 
-__all__ = ["EngineConfig", "LargeConfig", "PatternConfig", "num_cores"]
+__all__ = ["EngineConfig", "LargeConfig", "PatternConfig", "Prompt", "num_cores"]
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WindowIndex = Annotated[int, Field(ge=0)]
 # The worker has another working directory.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+Prompt = Annotated[str, Field(min_length=1, max_length=2000)]
+"""A text prompt, as a configuration or a session names it."""
 FrameSide = Annotated[int, Field(ge=SIZE_MULTIPLE_PX, le=2048, multiple_of=SIZE_MULTIPLE_PX)]
 
 _LARGE_DEFAULTS = {"ready_timeout_s": 3600.0, "open_timeout_s": 180.0, "stall_timeout_s": 180.0}
@@ -74,11 +76,7 @@ class LargeConfig(BaseModel):
     """Height of every frame."""
     width_px: FrameSide = 704
     """Width of every frame."""
-    prompt: str = Field(
-        default="A person looks into the camera and talks, calm and friendly, with natural expressions.",
-        min_length=1,
-        max_length=2000,
-    )
+    prompt: Prompt = "A person looks into the camera and talks, calm and friendly, with natural expressions."
     """Text prompt of a stream that is opened without one of its own."""
     flavour: Literal["timestep", "single"] = "timestep"
     """Which of the published pipelines is followed where they differ: that with one step per device, which begins with

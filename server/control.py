@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.api import StreamParams
+from pipeline.config import Prompt
 from server.engine import EngineState
 from server.errors import ErrorReply, RequestError
 from server.ledger import History, WindowReport
@@ -40,7 +41,7 @@ class Params(_Message):
     """Size of head motion, brows and glances: 0 still, 1 natural, 2 lively."""
     look_at_camera: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """How much of the time the eyes rest on the viewer."""
-    prompt: str | None = Field(default=None, min_length=1, max_length=2000)
+    prompt: Prompt | None = None
     """Text prompt, for engines that take one."""
 
     def apply_to(self, params: StreamParams) -> StreamParams:
