@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,9 @@ pytestmark = pytest.mark.contract
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
+import json
+from pathlib import Path
+
 import torch
 from torch import nn
 from tools.train.replicas import Replicas
@@ -27,7 +31,8 @@ with Replicas() as replicas:
     replicas.follow_first(network)
     gradients = torch.full((3,), float(replicas.rank))
     replicas.average(gradients)
-    print(replicas.rank, gradients.tolist(), replicas.agree(0.25 + replicas.rank), float(network.weight.sum()))
+    row = [gradients.tolist(), replicas.agree(0.25 + replicas.rank), float(network.weight.sum())]
+    Path(f"{replicas.rank}.json").write_text(json.dumps(row))
 """
 
 
@@ -50,7 +55,6 @@ def test_two_processes_average_follow_and_agree(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stderr
-    rows = sorted(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert [rank for rank, _ in rows] == ["0", "1"]
-    assert rows[0][1] == rows[1][1]
-    assert rows[0][1].startswith("[0.5, 0.5, 0.5] 0.25 ")
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first[:2] == [[0.5, 0.5, 0.5], 0.25]
