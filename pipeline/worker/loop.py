@@ -158,6 +158,7 @@ class WorkerLoop:
     def _open_stream(self, message: m.OpenStream) -> None:
         num_portrait_bytes = len(message.payload) - message.num_sound_bytes - message.num_mask_bytes
         portrait, whole = message.payload[:num_portrait_bytes], message.payload[num_portrait_bytes:]
+        model_stream = None
         try:
             model_stream = self._model.open_stream(
                 portrait=self._read_portrait(portrait) if message.has_portrait else None,
@@ -174,6 +175,8 @@ class WorkerLoop:
                     masks.reshape(message.num_voices, -1) if message.num_mask_bytes else None,
                 )
         except Exception as exc:  # noqa: BLE001 - a supervised edge: one stream's failure is told, the others go on
+            if model_stream is not None:
+                model_stream.close()
             self._tell_failed(message.stream, exc)
             return
         self._streams[message.stream] = WorkerStream(

@@ -332,9 +332,11 @@ def test_the_voices_of_a_whole_sound_come_with_their_masks(bench: Bench) -> None
 
 def test_a_whole_sound_that_fails_ends_its_stream_alone(bench: Bench) -> None:
     bench.say(open_stream(payload=bytes(6), num_sound_bytes=6), m.Shutdown())
-    said = bench.run(FakeModel(Listener()))
+    stream = Listener()
+    said = bench.run(FakeModel(stream))
     assert [type(message) for message in said] == [m.StreamFailed]
     assert said[0].text == "too short"  # type: ignore[attr-defined]
+    assert stream.calls[-1] == "close"
 
 
 def test_a_stream_opens_when_its_prompt_is_read_and_the_others_go_on_meanwhile(bench: Bench) -> None:
