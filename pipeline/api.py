@@ -210,7 +210,7 @@ class Engine(Protocol):
         Raises:
             StreamLimitReached: No free place.
             ConfigError: The portrait has the wrong size, or a prompt was given to an engine that knows none.
-            WorkerError: The worker is not ready or died.
+            WorkerError: The worker is not ready, died, or did not open the stream in the engine's time.
         """
 
     async def aclose(self) -> None:

@@ -56,8 +56,6 @@ class SessionConfig(_Section):
     """Until the peer connection has to be up after the answer."""
     offer_timeout_s: Seconds = 8.0
     """Until an offer has to be answered."""
-    open_timeout_s: Seconds = 30.0
-    """Until the engine has to open a stream again after a restart."""
     peer_silence_s: Seconds = 10.0
     """A peer that sends nothing at all for so long is gone."""
     close_timeout_s: Seconds = 5.0

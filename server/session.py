@@ -381,12 +381,10 @@ class Session:
             try:
                 await self._fit_portrait(info)
                 request = self._request()
-                async with asyncio.timeout(self._config.open_timeout_s):
-                    stream = await self._engine.open(request)
-            except (AvatarError, TimeoutError) as exc:
-                failure = exc if isinstance(exc, AvatarError) else WorkerError("the engine does not answer")
-                self._log.warning("the engine opened no stream: %s", failure)
-                self._note_failure(failure)
+                stream = await self._engine.open(request)
+            except AvatarError as exc:
+                self._log.warning("the engine opened no stream: %s", exc)
+                self._note_failure(exc)
                 await self._clock.wait_until_s(self._engine_changed, self._clock.now_s() + _REOPEN_DELAY_S)
                 continue
             self._begin_stream(stream)

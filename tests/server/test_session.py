@@ -338,20 +338,6 @@ async def test_streams_that_break_now_and_then_are_replaced_for_as_long_as_there
         assert r.control.of("error") == []
 
 
-async def test_an_engine_that_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    async with room(config=SessionConfig(open_timeout_s=0.01)) as r:
-        await r.speak(1.0)
-        r.engine.open_gate.clear()
-        r.engine.become("restarting")
-        r.engine.become("ready")
-        while "opened no stream: the engine does not answer" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody of a change
-            await asyncio.sleep(0.001)
-        r.engine.open_gate.set()
-        await r.clock.advance(3.0)
-        assert len(r.engine.streams) == 2
-        assert r.control.of("error") == []
-
-
 async def test_an_interrupt_begins_an_epoch_and_mutes_what_was_said_before() -> None:
     async with room() as r:
         await r.speak(3.0)
