@@ -4,7 +4,6 @@ import { getPortraits, postPortrait, putCrop } from "./api.js";
 import { UploadDialog } from "./crop.js";
 import { words } from "./words.js";
 
-const MAX_UPLOADS = 16;
 const CHOICE_KEY = "visavis.portrait";
 
 /** @typedef {import("./api.js").Portrait} Portrait @typedef {import("./crop.js").Chosen} Chosen */
@@ -67,7 +66,6 @@ export class Portraits {
   /** @param {Chosen} chosen */
   #accept(chosen) {
     this.own.set(chosen.upload.id, chosen);
-    if (this.own.size > MAX_UPLOADS) this.own.delete(/** @type {string} */ (this.own.keys().next().value));
     this.#compose(this.list);
     this.#render();
     this.#choose(chosen.upload.id);
