@@ -5,8 +5,9 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(shell $
 HOST ?= 127.0.0.1
 PORT ?= 8080
 BIN := .venv/bin
+INSTALL := install --quiet --disable-pip-version-check
 
-.PHONY: serve test check lint types imports docs unit contract numerics e2e clean
+.PHONY: serve test check lint types imports docs unit contract numerics e2e lock clean
 
 serve: .venv/.installed
 	$(BIN)/visavis serve --host $(HOST) --port $(PORT)
@@ -41,13 +42,20 @@ unit contract numerics e2e: .venv/.installed-dev
 	@$(PYTHON) -c '$(RIGHT_PYTHON)' || { echo "visavis needs Python 3.11 or 3.12, and $(PYTHON) is neither"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip $(INSTALL) --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.installed-dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,large,train]'
+.venv/.installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip $(INSTALL) --constraint constraints.txt --editable '.[dev,large,train]'
 	@touch $@ .venv/.installed
+
+# The newest of everything that pyproject.toml allows. A local suffix (torch's `+cpu`) would bind it to one build.
+lock:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" && \
+	"$$folder/bin/pip" $(INSTALL) --editable '.[dev,large,train]' && \
+	"$$folder/bin/pip" freeze --exclude visavis >"$$folder/versions" && \
+	{ echo '# What everything is tested with; `make lock` renews it.'; sed 's/+.*//' "$$folder/versions"; } >constraints.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build artefacts *.egg-info
