@@ -55,6 +55,16 @@ class FeatureStream(Protocol):
             ConfigError: The number of samples is wrong.
         """
 
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Take the next window without making its columns.
+
+        Args:
+            pcm: As for `push`.
+
+        Raises:
+            ConfigError: The number of samples is wrong.
+        """
+
 
 class AudioFeatures(Protocol):
     """A way to make features, shared by all streams."""
@@ -159,13 +169,21 @@ class EmbeddedFeatureStream:
 
     def push(self, pcm: NDArray[np.int16]) -> Tensor:
         """Take the next window; see `FeatureStream.push`."""
+        return _columns(self._frontend, self._take(pcm))
+
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Take the next window without making its columns; see `FeatureStream.skip`."""
+        self._take(pcm)
+
+    def _take(self, pcm: NDArray[np.int16]) -> FloatArray:
+        """Go on by one window; the result is the spectra of that window with their context on both sides."""
         if pcm.shape != (self._num_samples,):
             raise ConfigError("pcm.shape", pcm.shape, f"it has to be ({self._num_samples},)")
         sound = np.concatenate([self._past_sound, samples_to_float(pcm)])
         mel = np.concatenate([self._past_mel, _levelled_mel(sound, self._tracker, _COLUMNS_PER_WINDOW)])
         self._past_sound = sound[WINDOW_SAMPLES : WINDOW_SAMPLES + ANALYSIS_LEAD_SAMPLES]
         self._past_mel = mel[_COLUMNS_PER_WINDOW : _COLUMNS_PER_WINDOW + len(self._past_mel)]
-        return _columns(self._frontend, mel)
+        return mel
 
 
 def _silence(num_columns: int) -> FloatArray:

@@ -167,14 +167,7 @@ class Wav2VecStream:
         return encode(self._network, self._normaliser.apply(self._take(pcm)), places)
 
     def skip(self, pcm: NDArray[np.int16]) -> None:
-        """Take the next window without making its columns.
-
-        Args:
-            pcm: As for `push`.
-
-        Raises:
-            ConfigError: The number of samples is wrong.
-        """
+        """Take the next window without making its columns; see `FeatureStream.skip`."""
         self._take(pcm)
 
     def _take(self, pcm: NDArray[np.int16]) -> FloatArray:

@@ -3,7 +3,7 @@
 The published model takes its pose clip by clip. Every clip is a video of its own, with its first picture once more in
 front; the latent frame of that picture is dropped. Behind the end of the film the pose is black, as it was in training.
 Here the pictures of a block are encoded when they are needed and decoded from the file one block ahead, so that a film
-of any length takes the memory of two blocks.
+of any length takes the memory of two blocks. Where blocks are skipped, what follows them begins as a clip does.
 
 Shape letters: B batch, C channels, T latent frames, F frames, H and W rows and columns of pictures, h and w of latents.
 """
@@ -11,7 +11,7 @@ Shape letters: B batch, C channels, T latent frames, F frames, H and W rows and 
 from __future__ import annotations
 
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,15 @@ class PoseStream:
             self._black_blocks.append(latents_BCThw)
         return latents_BCThw
 
+    def skip_block(self) -> None:
+        """Let the pose of the next block go by; nothing is encoded, and nobody waits for the file."""
+        self._pictures = self._reader.submit(self._read_after, self._pictures)
+        self._num_blocks += 1
+        self._state = self._vae.new_encoder_state()
+        self._is_black_clip = False
+        if len(self._black_blocks) < BLOCKS_PER_CLIP:
+            self._black_blocks.clear()
+
     def close(self) -> None:
         """Close the film; a second call does nothing."""
         self._reader.shutdown()
@@ -98,6 +107,11 @@ class PoseStream:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _read_after(self, skipped: Future[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
+        """Read on, unless the film was found damaged before. There is one thread, so `skipped` is read."""
+        skipped.result()
+        return self._film.next_block()
 
     def _encode(self, pictures_FHWC: NDArray[np.uint8]) -> Tensor:
         """Continue the clip, or begin one."""

@@ -29,7 +29,7 @@ from pipeline.motion import MotionPlanner
 from pipeline.schedule import make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
-from pipeline.worker.pace import Load, lighter_loads, settle
+from pipeline.worker.pace import Leeway, Load, settle
 from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.timing import time_windows
 
@@ -119,13 +119,13 @@ class EmbeddedModel:
             height_px=self.height_px,
             width_px=self.width_px,
         )
-        lighter = lighter_loads(
-            full,
+        leeway = Leeway(
             most_threads=self._config.most_threads,
             fewest_steps=self._config.num_steps or MIN_STEPS,
             smaller_px=SMALLER_PX,
         )
-        load, times = settle(full, timed[chosen], lighter, self._time_load, limit_s=self._pace_s)
+        load, times = settle(full, timed[chosen], leeway, self._time_load, limit_s=self._pace_s)
+        self._set_load(load)
         if load != full:
             self._notes += (f"because this machine is slow: {load}, {1000 * times.window_s:.0f} ms per window",)
         if times.window_s > WINDOW_S:
@@ -165,11 +165,14 @@ class EmbeddedModel:
         pack_dit(self.dit)
         self.decoder = PackedDecoder(self.vae.decoder)
 
-    def _time_load(self, load: Load) -> WarmTimes:
-        """Use a load from now on, and time it."""
+    def _set_load(self, load: Load) -> None:
+        """Make windows in this way from now on."""
         torch.set_num_threads(load.num_threads)
         self._max_steps = load.num_steps
         self.height_px, self.width_px = load.height_px, load.width_px
+
+    def _time_load(self, load: Load) -> WarmTimes:
+        self._set_load(load)
         return self._time_windows()
 
     def _time_windows(self) -> WarmTimes:
@@ -231,6 +234,15 @@ class EmbeddedStream:
     def update(self, params: StreamParams) -> None:
         """Use these parameters from the next window on."""
         self._params = params
+
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Hear the sound of a window that is not made; the head goes on from where it was last seen.
+
+        Args:
+            pcm: The window and its right context.
+        """
+        self._audio.skip(pcm)
+        self._loudness.push(pcm[:WINDOW_SAMPLES])
 
     def interrupt(self) -> None:
         """Forget the sound so far: what follows is not its continuation."""

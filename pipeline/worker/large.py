@@ -373,6 +373,16 @@ class LargeStream:
             whole_SAT[..., : columns_SAT.shape[2]] = columns_SAT
         self._masks_VN = None if masks is None else torch.from_numpy(masks.copy()).to(model.device)
 
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Hear the sound of a window that is not made, and let its part of the film go by.
+
+        Args:
+            pcm: The window and its right context.
+        """
+        self._audio.skip(pcm)
+        if self._pose is not None:
+            self._pose.skip_block()
+
     def interrupt(self) -> None:
         """Forget the sound so far: what follows is not its continuation."""
         self._whole_VSAT = self._masks_VN = None

@@ -94,6 +94,7 @@ class WorkerLoop:
                     self._open_if_ready(message)
                 for stream in list(self._streams.values()):
                     self._drop_late_windows(stream)
+                for stream in self._streams.values():
                     self._tell_if_done(stream)
                 stream_to_run = pick_stream(self._streams.values())
                 if stream_to_run is not None and not self._is_shut_down:
@@ -201,10 +202,16 @@ class WorkerLoop:
             return
         lateness_s = self._now_s() - stream.windows.oldest_complete_s()
         num_windows = late.num_windows_to_skip(lateness_s=lateness_s, num_complete=num_complete)
-        if num_windows:
-            first_window = stream.windows.next_window
-            stream.windows.skip(num_windows)
-            self._link.send(m.WindowsSkipped(stream=stream.number, first_window=first_window, num_windows=num_windows))
+        if num_windows == 0:
+            return
+        first_window = stream.windows.next_window
+        try:
+            for _ in range(num_windows):
+                stream.skip_window()
+        except Exception as exc:  # noqa: BLE001 - a supervised edge, as where windows are made
+            self._fail(stream, exc)
+            return
+        self._link.send(m.WindowsSkipped(stream=stream.number, first_window=first_window, num_windows=num_windows))
 
     def _tell_if_done(self, stream: WorkerStream) -> None:
         if stream.windows.is_drained and not stream.is_done_told:
@@ -238,8 +245,7 @@ class WorkerLoop:
         try:
             return next(batches, None)
         except Exception as exc:  # noqa: BLE001 - a supervised edge: what a model raises ends its stream and no other
-            self._tell_failed(progress.stream.number, exc)
-            self._forget(progress.stream)
+            self._fail(progress.stream, exc)
             return None
 
     def _hand_out(self, batch: NDArray[np.uint8], progress: _Progress) -> None:
@@ -302,6 +308,10 @@ class WorkerLoop:
     def _tell_failed(self, number: int, exc: Exception) -> None:
         trace = "".join(traceback.format_exception(exc))
         self._link.send(m.StreamFailed(stream=number, error=type(exc).__name__, text=str(exc), traceback=trace))
+
+    def _fail(self, stream: WorkerStream, exc: Exception) -> None:
+        self._tell_failed(stream.number, exc)
+        self._forget(stream)
 
     def _forget(self, stream: WorkerStream) -> None:
         stream.is_closed = True

@@ -111,6 +111,13 @@ class ModelStream(Protocol):
             window sum to 12. The first batch should come before the last frames are decoded.
         """
 
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Go on by a window that is not made: its sound counts as heard. Takes next to no time.
+
+        Args:
+            pcm: As for `generate`.
+        """
+
     def interrupt(self) -> None:
         """A new epoch begins: what follows is not a continuation of the sound so far."""
 

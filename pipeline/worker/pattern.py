@@ -160,6 +160,9 @@ class PatternStream:
                 marks.decode_done()
             yield batch
 
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Nothing is carried from window to window, so nothing is to be done."""
+
     def interrupt(self) -> None:
         """Nothing is carried from window to window, so nothing is to be done."""
 

@@ -77,15 +77,18 @@ class WorkerStream:
         self.windows.interrupt()
         self._is_interrupted = True
 
+    def skip_window(self) -> None:
+        """Let the model hear the next window, which is not made; there has to be a complete one."""
+        self._tell_of_interrupt()
+        self.model_stream.skip(self.windows.take().pcm)
+
     def cross_block_edge(self) -> None:
         """Hand to the model what came since the last window.
 
         Parameters that take the model time (a new prompt has to be read) wait until it is ready for them, and newer
         ones take their place meanwhile. This is for live streams: a file has the time.
         """
-        if self._is_interrupted:
-            self._is_interrupted = False
-            self.model_stream.interrupt()
+        self._tell_of_interrupt()
         params = self.pending_params
         if params is not None and (not self.is_live or self.model_stream.is_ready(params)):
             self.model_stream.update(params)
@@ -93,6 +96,11 @@ class WorkerStream:
         if self.pending_portrait is not None:
             self.model_stream.set_portrait(self.pending_portrait)
             self.pending_portrait = None
+
+    def _tell_of_interrupt(self) -> None:
+        if self._is_interrupted:
+            self._is_interrupted = False
+            self.model_stream.interrupt()
 
 
 def pick_stream(streams: Iterable[WorkerStream]) -> WorkerStream | None:

@@ -109,18 +109,9 @@ class WindowAssembler:
         present = self._samples[first : min(first + len(pcm), self._end - self._origin)]
         pcm[: len(present)] = present
         window = AudioWindow(index=index, pcm=pcm, captured_s=self._arrival_s(end), complete_s=self.oldest_complete_s())
-        self.skip(1)
-        return window
-
-    def skip(self, num_windows: int) -> None:
-        """Drop the next windows unseen.
-
-        Args:
-            num_windows: How many; at most `num_complete`.
-        """
-        assert num_windows <= self.num_complete, (num_windows, self.num_complete)
-        self.next_window += num_windows
+        self.next_window += 1
         self._forget_arrivals()
+        return window
 
     def _forget_arrivals(self) -> None:
         while len(self._arrivals) > 1 and self._arrivals[0][0] < self.next_window * WINDOW_SAMPLES:

@@ -50,6 +50,10 @@ class FakeModelStream:
             yield np.full((num_frames, HEIGHT_PX * 3 // 2, WIDTH_PX), marks.window % 256, np.uint8)
         self.calls.append(("done", marks.window))
 
+    def skip(self, pcm: NDArray[np.int16]) -> None:
+        """Note it, with the first sample."""
+        self.calls.append(("skip", int(pcm[0]), len(pcm)))
+
     def interrupt(self) -> None:
         """Note it."""
         self.calls.append("interrupt")

@@ -75,6 +75,18 @@ def test_one_frame_of_lookahead_costs_67_5_ms_and_each_further_one_40_ms() -> No
     assert [_features(frames).right_context_samples for frames in (1, 2)] == [1080, 1720]
 
 
+def test_a_skipped_window_is_still_heard() -> None:
+    features = _features()
+    size = WINDOW_SAMPLES + features.right_context_samples
+    pcm = _speechlike(2 * WINDOW_SAMPLES + features.right_context_samples, level=0.8)
+    pushed, skipped = features.stream(), features.stream()
+    pushed.push(pcm[:size])
+    skipped.skip(pcm[:size])
+    after = skipped.push(pcm[WINDOW_SAMPLES:])
+    assert torch.equal(pushed.push(pcm[WINDOW_SAMPLES:]), after)
+    assert not torch.equal(features.stream().push(pcm[WINDOW_SAMPLES:]), after)
+
+
 def test_streams_of_one_object_do_not_touch_each_other() -> None:
     features = _features()
     size = WINDOW_SAMPLES + features.right_context_samples

@@ -143,3 +143,47 @@ def test_frames_have_to_fit_the_network(vae: WanVAE, tmp_path: Path) -> None:
         pytest.raises(ConfigError, match="H and W multiples of 8"),
     ):
         stream.next_block()
+
+
+def test_skipped_blocks_go_by_and_what_follows_begins_as_a_clip_does(vae: WanVAE, tmp_path: Path) -> None:
+    """Within a clip and over its edge; the next clip is as if nothing had been skipped."""
+    path = write_film(tmp_path / "pose.mp4", greys(8 * 12))
+    film = pictures(path)
+    whole = published(vae, film, 2)
+
+    def encoded(clip: Tensor) -> Tensor:
+        return vae.encode(torch.cat([clip[:1], clip])[None])[:, :, 1:]
+
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        torch.testing.assert_close(stream.next_block(), whole[:, :, :3], atol=1e-5, rtol=0)
+        stream.skip_block()
+        torch.testing.assert_close(streamed(stream, 2), encoded(film[24:48]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(streamed(stream, 2), whole[:, :, 12:18], atol=1e-5, rtol=0)
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        for _ in range(5):
+            stream.skip_block()
+        torch.testing.assert_close(streamed(stream, 3), encoded(film[60:96]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_before", [4, 5, 6, 7, 10])
+def test_a_skipped_block_leaves_the_black_behind_the_film_as_it_is(
+    vae: WanVAE, tmp_path: Path, num_before: int
+) -> None:
+    """Wherever in a black clip it comes: when its blocks are being kept, or when they are there."""
+    path = write_film(tmp_path / "pose.mp4", greys(5))
+    expected = published(vae, pictures(path), 4)
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        streamed(stream, num_before)
+        stream.skip_block()
+        later = streamed(stream, 15 - num_before)
+    torch.testing.assert_close(later[:, :, -12:], expected[:, :, -12:], atol=1e-5, rtol=0)
+
+
+def test_a_film_that_is_damaged_where_blocks_are_skipped_is_refused_at_the_next(vae: WanVAE, tmp_path: Path) -> None:
+    path = write_film(tmp_path / "pose.mp4", greys(100))
+    damage_film(path)
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        for _ in range(9):
+            stream.skip_block()
+        with pytest.raises(MediaError, match=r"video file .*pose.mp4 is damaged after"):
+            stream.next_block()

@@ -173,6 +173,18 @@ def test_the_mouth_speaks_in_speech_and_rests_in_silence(model: EmbeddedModel, s
     assert mouth_motion(resting) < mouth_motion(speaking) / 4
 
 
+def test_a_window_that_is_skipped_is_heard_and_nothing_else(model: EmbeddedModel, spoken: NDArray[np.int16]) -> None:
+    """The window after it has its sound on the left; an interrupt forgets it."""
+    skipped = spoken[3 * WINDOW_SAMPLES : 4 * WINDOW_SAMPLES + model.right_context_samples]
+    streams = [open_stream(model) for _ in range(3)]
+    for stream in streams[1:]:
+        stream.skip(skipped)
+    streams[2].interrupt()
+    without, heard, forgotten = (make(model, stream, spoken, windows=range(4, 5)) for stream in streams)
+    assert np.abs(heard.astype(int) - without).mean() > 0.05
+    np.testing.assert_array_equal(forgotten, without)
+
+
 def test_an_interrupt_makes_the_mouth_forget_the_sound(model: EmbeddedModel, spoken: NDArray[np.int16]) -> None:
     """Silence after an interrupt is what silence is for a stream that heard nothing, as far as the audio goes."""
     pcm = np.zeros(WINDOW_SAMPLES + model.right_context_samples, np.int16)

@@ -300,6 +300,33 @@ def test_sound_moves_the_picture_and_an_interrupt_makes_it_forgotten(model: Larg
     assert difference(make(kept, loud), make(forgotten, loud)) > 0.01
 
 
+def test_a_window_that_is_skipped_is_heard(model: LargeModel) -> None:
+    """Latents go on from what was made; only the sound knows."""
+    stream, hearing, pcm = open_stream(model), model.features.stream(), windows(model)
+    stream.skip(pcm[0])
+    hearing.skip(pcm[0])
+    with torch.inference_mode():
+        columns = [hearing.push(pcm[1]), hearing.push(pcm[2])]
+        image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        state = model.vae.encode_portrait(image).warm_state
+        expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in published_loop(model, columns, seed=0)]
+    for window, frames in zip(pcm[1:3], expected, strict=True):
+        assert difference(make(stream, window), frames) < 0.02
+    assert difference(make(open_stream(model), pcm[1]), expected[0]) > 0.02
+
+
+def test_a_window_that_is_skipped_has_its_part_of_the_film(folder: Path, tmp_path: Path) -> None:
+    made = {}
+    for name, greys in {"grey": [40] * 48, "white": [250] * 48, "both": [40] * 12 + [250] * 36}.items():
+        model = LargeModel(config_of(folder, pose_video=write_film(tmp_path / f"{name}.mp4", greys)))
+        stream = open_stream(model)
+        stream.skip(windows(model)[0])
+        made[name] = make(stream, windows(model)[1])
+        stream.close()
+    np.testing.assert_array_equal(made["both"], made["white"])
+    assert difference(made["both"], made["grey"]) > 0.05
+
+
 def test_another_prompt_holds_from_the_next_window_on(model: LargeModel) -> None:
     kept, changed, born = open_stream(model), open_stream(model), open_stream(model, prompt="sing")
     pcm = windows(model)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.api import EngineInfo, StreamParams, WindowLedger
 from pipeline.config import EngineConfig
@@ -244,6 +245,32 @@ def test_a_live_stream_that_is_late_loses_steps_and_then_windows(bench: Bench) -
         m.WindowsSkipped(stream=0, first_window=1, num_windows=1),
         m.WindowsSkipped(stream=0, first_window=3, num_windows=1),
     ]
+    assert [call for call in stream.calls if call[0] in ("generate", "skip")] == [  # type: ignore[index]
+        ("generate", 0, WINDOW_SAMPLES + CONTEXT_SAMPLES, 4),
+        ("skip", 1, WINDOW_SAMPLES + CONTEXT_SAMPLES),
+        ("generate", 2, WINDOW_SAMPLES + CONTEXT_SAMPLES, 3),
+        ("skip", 1, WINDOW_SAMPLES + CONTEXT_SAMPLES),
+        ("generate", 4, WINDOW_SAMPLES + CONTEXT_SAMPLES, 2),
+    ]
+
+
+def test_a_stream_that_cannot_skip_a_window_fails_alone(bench: Bench) -> None:
+    class Deaf(FakeModelStream):
+        def skip(self, pcm: NDArray[np.int16]) -> None:
+            raise LookupError("cannot hear")
+
+    deaf = Deaf()
+    other = FakeModelStream(during=once(lambda: bench.say(m.Shutdown()), at=(0, 1)))
+    bench.now_s = 0.6
+    bench.say(
+        open_stream(0, 0, live=True), open_stream(1, 1), windows(0, 2), m.EndAudio(stream=0), windows(0, 1, number=1)
+    )
+    said = bench.run(FakeModel(deaf, other))
+    (failed,) = [message for message in said if isinstance(message, m.StreamFailed)]
+    assert (failed.stream, failed.text) == (0, "cannot hear")
+    assert deaf.calls == ["close"]
+    assert [frames.window for frames in frames_of(said, 1)] == [0, 0]
+    assert not [message for message in said if isinstance(message, m.WindowsSkipped | m.AudioDone)]
 
 
 def test_a_file_that_is_late_loses_nothing(bench: Bench) -> None:

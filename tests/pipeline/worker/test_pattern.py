@@ -56,6 +56,13 @@ def test_the_bar_is_as_high_as_the_level_of_the_same_40_ms() -> None:
         assert measured == pytest.approx(1 + levels_dbfs[index] / 60, abs=0.02)
 
 
+def test_a_window_after_a_skipped_one_is_as_any_other() -> None:
+    pcm, stream = sound([-20.0] * 12), PatternStream(PatternConfig(), num_steps=4)
+    stream.skip(pcm)
+    after = np.concatenate(list(stream.generate(pcm, StageMarks(window=1), 4)))
+    np.testing.assert_array_equal(after, make(1, pcm))
+
+
 def test_silence_has_the_level_0() -> None:
     assert frame_level(np.zeros(640, np.int16)) == 0
 

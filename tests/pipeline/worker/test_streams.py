@@ -63,6 +63,17 @@ def test_an_interrupt_reaches_the_model_once_at_the_next_block_edge() -> None:
     assert stream.model_stream.calls == ["interrupt"]
 
 
+def test_a_window_that_is_skipped_after_an_interrupt_is_heard_after_it() -> None:
+    stream, model_stream = make(0, complete_s=1.0), FakeModelStream()
+    stream.model_stream = model_stream
+    stream.interrupt(1)
+    stream.windows.push(np.full(WINDOW_SAMPLES, 5, np.int16), pts=WINDOW_SAMPLES, captured_s=2.0)
+    stream.skip_window()
+    stream.cross_block_edge()
+    assert model_stream.calls == ["interrupt", ("skip", 5, WINDOW_SAMPLES)]
+    assert stream.windows.next_window == 2
+
+
 def test_a_live_stream_keeps_its_prompt_until_the_next_can_be_had_and_nothing_else_waits() -> None:
     stream, model_stream = make(0, complete_s=1.0, is_live=True), FakeModelStream()
     stream.model_stream = model_stream

@@ -158,21 +158,10 @@ def test_an_interrupt_before_the_end_leaves_nothing_to_do() -> None:
     assert windows.is_drained
 
 
-def test_skipped_windows_are_gone_and_the_rest_is_exact() -> None:
-    windows = assembler()
-    push(windows, 0, 4 * WINDOW_SAMPLES)
-    windows.skip(2)
-    window = windows.take()
-    assert window.index == 2
-    assert np.array_equal(window.pcm, ramp(2 * WINDOW_SAMPLES, WINDOW_SAMPLES + CONTEXT))
-
-
-def test_taking_or_skipping_more_than_is_complete_breaks_an_invariant() -> None:
+def test_taking_more_than_is_complete_breaks_an_invariant() -> None:
     windows = assembler()
     with pytest.raises(AssertionError):
         windows.take()
-    with pytest.raises(AssertionError):
-        windows.skip(1)
 
 
 def test_the_times_are_those_of_the_packets_that_brought_the_last_sample_and_the_context() -> None:
