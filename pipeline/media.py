@@ -7,6 +7,7 @@ holds more than a moment of a file in memory. All calls block: keep them off the
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from typing import NamedTuple, Self
 import av
 import numpy as np
 import soxr
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer, OutputContainer
@@ -33,6 +35,7 @@ __all__ = ["AudioFile", "EngineResampler", "MovieWriter", "VideoFile", "decode_a
 # Rates that both AAC and every player know; others are resampled to the last one.
 AAC_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 AAC_BPS_PER_CHANNEL = 96_000
+AAC_FRAME_SAMPLES = 1024
 X264_OPTIONS = {"crf": "18", "preset": "medium"}
 # ITU-T H.273 code points: BT.601 (525 lines), limited range.
 BT601, LIMITED_RANGE = 6, 1
@@ -229,6 +232,46 @@ def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)), np.uint8)
 
 
+class _Converter:
+    """FFmpeg's resampler for sound whose format, layout or rate may change on the way, which it refuses by itself.
+
+    Joined files change so, and HE-AAC v2, which begins in mono. All samples of the old sound come out before the new.
+
+    Args:
+        sample_format: Of the samples that come out.
+        layout: Their channels.
+        rate_hz: Their rate; None: that of what comes in.
+    """
+
+    def __init__(self, *, sample_format: str, layout: str, rate_hz: int | None = None) -> None:
+        self._new_resampler = functools.partial(AudioResampler, format=sample_format, layout=layout, rate=rate_hz)
+        self._source: tuple[str, str, int] | None = None
+        self._resampler: AudioResampler | None = None
+
+    def push(self, frame: AudioFrame | None) -> list[AudioFrame]:
+        """Convert a frame; its pts is lost.
+
+        Args:
+            frame: The next frame, or None at the end to get what the filter still holds.
+
+        Returns:
+            What is ready.
+        """
+        parts: list[AudioFrame | None] = []
+        source = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is not None and source != self._source:
+            parts += self._resampler.resample(None)
+            self._resampler = None
+        if frame is not None:
+            # The filter would take a jump of the pts for lost sound; sound is counted in samples here.
+            frame.pts = None
+            self._source = source
+            self._resampler = self._resampler or self._new_resampler()
+            parts += self._resampler.resample(frame)
+        # Where there is nothing to convert, the end comes back as None.
+        return [part for part in parts if part is not None]
+
+
 class EngineResampler:
     """Turns decoded frames into the engine's sound: 16 kHz, mono, int16, aligned to the first sample.
 
@@ -238,7 +281,8 @@ class EngineResampler:
 
     def __init__(self) -> None:
         # Mixes channels down. Integers of 32 bits lose nothing, and unlike floats are not made louder by it.
-        self._mixer = AudioResampler(format="s32", layout="mono")
+        self._mixer = _Converter(sample_format="s32", layout="mono")
+        self._rate_hz = SAMPLE_RATE_HZ
         self._resampler: soxr.ResampleStream | None = None
 
     def push(self, frame: AudioFrame | None) -> NDArray[np.int16]:
@@ -248,25 +292,33 @@ class EngineResampler:
             frame: The next frame, or None at the end to get what the filter still holds.
 
         Returns:
-            As many samples as are ready, (num_samples,). All that were returned are the length of the sound, rounded.
+            As many samples as are ready, (num_samples,). All that were returned are the length of the sound, rounded
+            (once per stretch of one rate).
         """
-        if frame is not None:
-            # The mixer would take a jump of the pts for lost sound; sound is counted in samples here.
-            frame.pts = None
-        # Where there is nothing to mix, the end comes back as None.
-        parts = [self._to_rate(part) for part in self._mixer.resample(frame) if part is not None]
-        if frame is None and self._resampler is not None:
-            parts.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        sound = np.concatenate([np.zeros(0, np.float32), *parts]) * -float(PCM.min)
+        parts = [np.zeros(0, np.float32)]
+        for part in self._mixer.push(frame):
+            if part.sample_rate != self._rate_hz:
+                parts.append(self._flush())
+                self._rate_hz = part.sample_rate
+            parts.append(self._to_rate(part))
+        if frame is None:
+            parts.append(self._flush())
+        sound = np.concatenate(parts) * -float(PCM.min)
         return sound.round().clip(PCM.min, PCM.max).astype(np.int16)
 
     def _to_rate(self, part: AudioFrame) -> NDArray[np.float32]:
         sound = np.asarray(part.to_ndarray().reshape(-1), np.float32) / np.float32(2**31)
-        if part.sample_rate == SAMPLE_RATE_HZ:
+        if self._rate_hz == SAMPLE_RATE_HZ:
             return sound
         if self._resampler is None:
-            self._resampler = soxr.ResampleStream(part.sample_rate, SAMPLE_RATE_HZ, 1, quality="HQ")
+            self._resampler = soxr.ResampleStream(self._rate_hz, SAMPLE_RATE_HZ, 1, quality="HQ")
         return np.asarray(self._resampler.resample_chunk(sound), np.float32)
+
+    def _flush(self) -> NDArray[np.float32]:
+        """Get what the filter of the rate so far still holds."""
+        resampler, self._resampler = self._resampler, None
+        end = np.zeros(0, np.float32)
+        return end if resampler is None else np.asarray(resampler.resample_chunk(end, last=True), np.float32)
 
 
 def decode_audio(path: Path) -> Iterator[NDArray[np.int16]]:
@@ -330,7 +382,8 @@ class MovieWriter:
         layout = "mono" if num_channels == 1 else "stereo"
         self._audio = self._container.add_stream("aac", rate=rate_hz, layout=layout)
         self._audio.codec_context.bit_rate = AAC_BPS_PER_CHANNEL * (1 if num_channels == 1 else 2)
-        self._resampler = AudioResampler(format="fltp", layout=layout, rate=rate_hz, frame_size=1024)
+        self._converter = _Converter(sample_format="fltp", layout=layout, rate_hz=rate_hz)
+        self._fifo = AudioFifo()
         self._num_samples = 0
         self.num_frames = 0
         self._is_open = True
@@ -341,9 +394,11 @@ class MovieWriter:
         Args:
             frame: A decoded frame, or None after the last.
         """
-        if frame is not None:
-            frame.pts = None
-        for part in self._resampler.resample(frame):
+        for part in self._converter.push(frame):
+            part.pts = None
+            self._fifo.write(part)
+        # The encoder takes a shorter frame for the last one.
+        for part in self._fifo.read_many(AAC_FRAME_SAMPLES, partial=frame is None):
             part.pts = self._num_samples
             part.time_base = Fraction(1, part.sample_rate)
             self._num_samples += part.samples

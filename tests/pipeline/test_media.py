@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -94,22 +95,27 @@ def test_decoding_goes_in_small_chunks(tmp_path: Path) -> None:
     assert max(sizes) <= 16_000
 
 
-def resampled(sound: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Resample float32 sound, (num_channels, num_samples), in pieces."""
-    resampler, parts = EngineResampler(), []
+def pieces(sound: np.ndarray, rate_hz: int) -> Iterator[av.AudioFrame]:
+    """Cut float32 sound, (num_channels, num_samples), into frames."""
     for start in range(0, sound.shape[1], 1000):
         piece = np.ascontiguousarray(sound[:, start : start + 1000], np.float32)
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout={1: "mono", 2: "stereo"}[len(sound)])
         frame.sample_rate = rate_hz
-        parts.append(resampler.push(frame))
-    return np.concatenate([*parts, resampler.push(None)])
+        yield frame
+
+
+def resampled(*stretches: tuple[np.ndarray, int]) -> np.ndarray:
+    """Resample stretches of sound, each with its rate, in pieces and one after another."""
+    resampler = EngineResampler()
+    frames = [frame for sound, rate_hz in stretches for frame in pieces(sound, rate_hz)]
+    return np.concatenate([resampler.push(frame) for frame in [*frames, None]])
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100, 48_000, 192_000])
 @pytest.mark.parametrize("num_more", [0, 1, 777])
 def test_resampling_keeps_the_length_to_the_sample(rate_hz: int, num_more: int) -> None:
     num_samples = 3 * rate_hz + num_more
-    assert len(resampled(np.zeros((1, num_samples)), rate_hz)) == round(num_samples * 16_000 / rate_hz)
+    assert len(resampled((np.zeros((1, num_samples)), rate_hz))) == round(num_samples * 16_000 / rate_hz)
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
@@ -117,21 +123,52 @@ def test_files_are_resampled_as_the_published_code_does_it(rate_hz: int) -> None
     """The mean of the channels through soxr in high quality, all at once; rounded to 16 bits here."""
     sound = np.random.default_rng(0).normal(0, 0.1, (2, 2 * rate_hz + 5)).astype(np.float32)
     expected = soxr.resample(sound.mean(0), rate_hz, 16_000, quality="HQ") * 32_768
-    assert np.abs(resampled(sound, rate_hz) - expected).max() < 0.51
+    assert np.abs(resampled((sound, rate_hz)) - expected).max() < 0.51
 
 
 @pytest.mark.parametrize("tone_hz", [300, 6_900, 7_200])
 def test_high_sounds_are_kept_as_low_ones_are(tone_hz: int) -> None:
     """Where the consonants are; below a sixteenth of an octave under half the rate."""
     tone = 0.5 * np.sin(2 * np.pi * tone_hz * np.arange(48_000) / 48_000)
-    middle = resampled(tone[None], 48_000)[4_000:-4_000].astype(float) / 32_768
+    middle = resampled((tone[None], 48_000))[4_000:-4_000].astype(float) / 32_768
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=0.003)
 
 
 def test_what_is_too_loud_is_cut_off_and_does_not_turn_over() -> None:
-    loud = resampled(np.full((1, 48_000), 1.5), 48_000)
+    loud = resampled((np.full((1, 48_000), 1.5), 48_000))
     assert loud.min() >= 0
     assert (loud[1000:-1000] == 32_767).all()
+
+
+def test_a_change_of_channels_leaves_no_mark() -> None:
+    """The same in one channel, then in two: one sound for the filter of the rate."""
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 30_000)).astype(np.float32)
+    parts = (sound[:, :10_000], np.repeat(sound[:, 10_000:20_000], 2, 0), sound[:, 20_000:])
+    whole, changing = resampled((sound, 44_100)), resampled(*((part, 44_100) for part in parts))
+    assert np.array_equal(whole, changing)
+
+
+def test_a_change_of_the_rate_loses_no_sample() -> None:
+    """Each stretch sounds as it does alone."""
+    rng = np.random.default_rng(0)
+    stretches = [
+        (rng.normal(0, 0.1, (num_channels, 2 * rate_hz + 7)).astype(np.float32), rate_hz)
+        for num_channels, rate_hz in ((1, 22_050), (2, 44_100), (1, 16_000), (1, 48_000))
+    ]
+    assert np.array_equal(resampled(*stretches), np.concatenate([resampled(stretch) for stretch in stretches]))
+
+
+@pytest.mark.parametrize("second", [("stereo", 44_100), ("mono", 22_050), ("stereo", 22_050)])
+def test_joined_files_of_different_kinds_are_one_sound(tmp_path: Path, second: tuple[str, int]) -> None:
+    """One behind the other, as broadcasters join them; the encoder puts up to 80 ms of silence round each."""
+    data = b""
+    for layout, rate_hz in (("mono", 44_100), second):
+        write_sound(tmp_path / "a.mp2", clicks(rate_hz, 2), rate_hz=rate_hz, codec="mp2", layout=layout)
+        data += (tmp_path / "a.mp2").read_bytes()
+    (tmp_path / "a.mp2").write_bytes(data)
+    pcm = np.concatenate(list(decode_audio(tmp_path / "a.mp2")))
+    assert len(pcm) / 16_000 == pytest.approx(4, abs=0.25)
+    assert np.diff(onsets_s(pcm, 16_000)) == pytest.approx([0.5] * 7, abs=0.2)
 
 
 def test_no_sound_at_all_has_an_end() -> None:
@@ -223,6 +260,32 @@ def test_sound_and_picture_of_a_movie_start_together(tmp_path: Path, rate_hz: in
     heard = [start_s + onset for onset in onsets_s(pcm * 32767, parts[0].sample_rate)]
     assert len(heard) == 5
     assert heard == pytest.approx(flashes, abs=0.003)
+
+
+def test_the_sound_of_a_movie_may_change_its_kind_on_the_way(tmp_path: Path) -> None:
+    """Clicks half a second apart stay so, and nothing is missing at the end."""
+    path = tmp_path / "a.mp4"
+    kinds = ((1, 44_100), (2, 44_100), (2, 22_050), (1, 48_000))
+    with MovieWriter(path, height_px=96, width_px=64, rate_hz=44_100, num_channels=1) as writer:
+        for num_channels, rate_hz in kinds:
+            for frame in pieces(np.repeat(clicks(rate_hz, 1)[None], num_channels, 0), rate_hz):
+                writer.add_sound(frame)
+        writer.add_sound(None)
+        writer.add_pictures(np.zeros((100, 144, 64), np.uint8))
+        writer.finish()
+    with av.open(str(path)) as container:
+        parts = list(container.decode(audio=0))
+    pcm = np.concatenate([part.to_ndarray()[0] for part in parts])
+    assert parts[0].time + len(pcm) / 44_100 == pytest.approx(4, abs=0.03)
+    assert np.array(onsets_s(pcm, 44_100)) + parts[0].time == pytest.approx(np.arange(8) / 2, abs=0.003)
+
+
+def test_a_movie_without_any_sound_has_only_pictures(tmp_path: Path) -> None:
+    with MovieWriter(tmp_path / "a.mp4", height_px=96, width_px=64, rate_hz=44_100, num_channels=1) as writer:
+        writer.add_sound(None)
+        writer.add_pictures(np.zeros((3, 144, 64), np.uint8))
+        writer.finish()
+    assert len(levels(tmp_path / "a.mp4")) == 3
 
 
 def test_a_movie_says_what_its_colours_are_and_starts_fast(tmp_path: Path) -> None:
