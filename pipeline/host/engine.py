@@ -114,7 +114,7 @@ class WorkerEngine:
         """Be told of every change of state, on the loop.
 
         Args:
-            listener: Called after the change; it must not block or raise.
+            listener: Called after the change; it must not block. What it raises is logged, and the others are told.
 
         Returns:
             A function that ends it.
@@ -356,7 +356,11 @@ class WorkerEngine:
             self._settled.clear()
         _logger.info("engine is %s", "closed" if self._is_closed else state)
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                # What watches the engine may fail; the engine and the others that watch it go on.
+                _logger.exception("a listener failed when the engine became %s", state)
 
 
 def _check_request(request: StreamRequest, info: EngineInfo) -> None:

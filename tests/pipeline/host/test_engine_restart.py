@@ -97,6 +97,24 @@ async def test_an_engine_whose_supervisor_fails_says_so_and_leaves_no_worker(cap
     await engine.aclose()
 
 
+async def test_a_listener_that_fails_fails_neither_the_engine_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> None:
+        raise BrokenPipeError
+
+    states: list[str] = []
+    async with run_engine() as engine:
+        engine.watch(broken)
+        engine.watch(lambda: states.append(engine.state))
+        await engine.wait_ready()
+        stream = await engine.open(FILE)
+        await stream.aclose()
+        assert (engine.state, engine.num_restarts) == ("ready", 0)
+    assert states == ["ready", "failed"]
+    assert [message for message in caplog.messages if "listener" in message] == [
+        f"a listener failed when the engine became {state}" for state in states
+    ]
+
+
 async def test_a_warm_up_that_hangs_runs_into_its_deadline() -> None:
     pattern = {"fault": "stall", "fault_at_warm_up": True}
     async with run_engine(pattern=pattern, ready_timeout_s=1.0, max_restarts=0) as engine:
