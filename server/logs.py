@@ -3,13 +3,15 @@
 import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
 from server.config import LogConfig
 
-__all__ = ["SessionLog", "install_logging"]
+__all__ = ["SessionLog", "install_logging", "or_logged"]
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = ("session_id", "rank")
 _LOUD = ("aioice", "aiortc", "uvicorn.access", "uvicorn.error", "websockets", "PIL", "asyncio")
@@ -73,3 +75,22 @@ def install_logging(config: LogConfig) -> None:
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def or_logged(announce: Callable[[str], object]) -> Callable[[str], None]:
+    """Announce without fail: a pipe that nobody reads (`visavis serve | head -1`) or a lost terminal ends no server.
+
+    Args:
+        announce: Says a line to the person who started the server; it may raise what printing raises.
+
+    Returns:
+        Says a line, or logs it where that fails.
+    """
+
+    def say(line: str) -> None:
+        try:
+            announce(line)
+        except (OSError, ValueError) as exc:
+            logger.warning("not announced (%s): %s", exc, line)
+
+    return say

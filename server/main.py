@@ -17,7 +17,7 @@ from server.app import create_app
 from server.config import AppConfig, ServerConfig
 from server.errors import AddressTaken
 from server.http import bounded_http
-from server.logs import install_logging
+from server.logs import install_logging, or_logged
 
 __all__ = ["run"]
 
@@ -31,7 +31,8 @@ def run(config: AppConfig, *, announce: Callable[[str], object]) -> int:
 
     Args:
         config: Everything.
-        announce: Gets lines for the person who started the server: the address of the page once it is served.
+        announce: Gets lines for the person who started the server: the address of the page once it is served. Where
+            nobody takes them any more, the log does.
 
     Returns:
         Exit status: 0 after a signal, 1 when the server could not start.
@@ -47,7 +48,7 @@ def run(config: AppConfig, *, announce: Callable[[str], object]) -> int:
     before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, listener, announce))
+            return runner.run(_serve(config, listener, or_logged(announce)))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from server.config import LogConfig
-from server.logs import SessionLog, install_logging
+from server.logs import SessionLog, install_logging, or_logged
 
 pytestmark = pytest.mark.unit
 
@@ -50,3 +50,16 @@ def test_installing_twice_does_not_double_the_lines(capsys: pytest.CaptureFixtur
     logging.getLogger("x").warning("once")
     logging.getLogger("x").info("never")
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_nobody_takes_is_logged_and_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[str] = []
+    or_logged(lines.append)("ready")
+    assert lines == ["ready"]
+    assert caplog.messages == []
+
+    def broken(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    or_logged(broken)("ready")
+    assert caplog.messages == ["not announced ([Errno 32] Broken pipe): ready"]
