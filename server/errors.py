@@ -10,6 +10,7 @@ AvatarError (pipeline/errors.py)
     ├── SessionLimitReached
     ├── UploadLimitReached
     ├── EngineNotReady
+    ├── AnswerTimeout
     ├── SignalingError (also ValueError)
     └── UnsupportedMedia (also ValueError)
 """
@@ -20,6 +21,7 @@ from pipeline.errors import AvatarError, ConfigError, MediaError, StreamLimitRea
 
 __all__ = [
     "AddressTaken",
+    "AnswerTimeout",
     "EngineNotReady",
     "ErrorReply",
     "NotFound",
@@ -167,6 +169,21 @@ class EngineNotReady(SessionError):
         return f"the engine is {self.state}, but a session needs it to be ready"
 
 
+class AnswerTimeout(SessionError):
+    """An offer was not answered in time, which is no fault of it.
+
+    Args:
+        timeout_s: The time.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"there was no answer within {self.timeout_s:g} s"
+
+
 class SignalingError(SessionError, ValueError):
     """An offer cannot be answered.
 
@@ -234,6 +251,7 @@ _TABLE: tuple[tuple[type[AvatarError], int, str], ...] = (
     (UploadLimitReached, 503, "upload_limit_reached"),
     (EngineNotReady, 503, "engine_not_ready"),
     (WorkerError, 503, "engine_not_ready"),
+    (AnswerTimeout, 503, "answer_timeout"),
     (SignalingError, 400, "bad_sdp"),
     (RequestError, 400, "bad_request"),
     (ConfigError, 400, "bad_request"),

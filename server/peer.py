@@ -26,7 +26,7 @@ from aiortc.rtp import RtpPacket
 from numpy.typing import NDArray
 
 from server.config import IceServer, SessionConfig
-from server.errors import SignalingError
+from server.errors import AnswerTimeout, SignalingError
 from server.sdp import check_offer, without_names
 from server.sound import NUM_CHANNELS
 from server.tracks import AudioTrack, VideoTrack, install_encoder
@@ -118,7 +118,8 @@ class Peer:
             The peer, with its answer; it connects by itself.
 
         Raises:
-            SignalingError: The offer makes no sense, or there was no answer in time.
+            SignalingError: The offer makes no sense.
+            AnswerTimeout: There was no answer in time.
             UnsupportedMedia: It does not offer what a session needs.
         """
         sdp = check_offer(offer_sdp)
@@ -141,11 +142,7 @@ class Peer:
                     logger.info("an offer is answered without its mDNS names: %s", exc.strerror)
                     return await answer(without_names(sdp))
         except TimeoutError as exc:
-            raise SignalingError(f"no answer within {config.offer_timeout_s:g} s") from exc
-        except Exception as exc:
-            # aiortc reports nonsense in an offer by whatever its code runs into: assertions, lookups, type errors.
-            logger.info("an offer could not be negotiated", exc_info=exc)
-            raise SignalingError(str(exc) or type(exc).__name__) from exc
+            raise AnswerTimeout(config.offer_timeout_s) from exc
 
     async def _negotiate(
         self, sdp: str, config: SessionConfig, video: VideoTrack, audio: AudioTrack, sink: SoundSink
@@ -159,7 +156,7 @@ class Peer:
             transceiver.setCodecPreferences(
                 [codec for mime_type in wanted for codec in capabilities if codec.mimeType == mime_type]
             )
-        await connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
+        await self._apply_offer(sdp)
         for transceiver in connection.getTransceivers():
             if transceiver.kind == "audio":
                 _install_intake(transceiver.receiver, sink)
@@ -171,6 +168,17 @@ class Peer:
                 )
         await connection.setLocalDescription(await connection.createAnswer())
         self.answer_sdp = connection.localDescription.sdp
+
+    async def _apply_offer(self, sdp: str) -> None:
+        try:
+            await self._connection.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
+        except OSError:
+            # The network of this machine, and no fault of the offer.
+            raise
+        except Exception as exc:
+            # aiortc reports nonsense in an offer by whatever its code runs into: assertions, lookups, type errors.
+            logger.info("an offer could not be negotiated", exc_info=exc)
+            raise SignalingError(str(exc) or type(exc).__name__) from exc
 
     async def num_received(self) -> int:
         """Packets of any kind received so far."""

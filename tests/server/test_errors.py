@@ -15,6 +15,7 @@ from pipeline.errors import (
 )
 from server.errors import (
     AddressTaken,
+    AnswerTimeout,
     EngineNotReady,
     NotFound,
     RequestError,
@@ -39,6 +40,7 @@ ERRORS: list[tuple[AvatarError, int, str, str]] = [
     (StreamLimitReached(1), 503, "session_limit_reached", "all 1 streams"),
     (EngineNotReady("starting"), 503, "engine_not_ready", "the engine is starting"),
     (WorkerCrashed(0, -9), 503, "engine_not_ready", "worker 0 ended"),
+    (AnswerTimeout(8.0), 503, "answer_timeout", "no answer within 8 s"),
     (SignalingError("no mid"), 400, "bad_sdp", "no mid"),
     (RequestError("seed: too small"), 400, "bad_request", "seed: too small"),
     (ConfigError("prompt", "x", "there is none"), 400, "bad_request", "prompt is 'x'"),

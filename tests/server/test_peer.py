@@ -16,8 +16,8 @@ from aiortc.codecs.opus import OpusEncoder
 from aiortc.mediastreams import MediaStreamTrack
 from aiortc.rtp import RtpPacket
 
-from server.config import SessionConfig
-from server.errors import SignalingError
+from server.config import IceServer, SessionConfig
+from server.errors import AnswerTimeout, SignalingError
 from server.peer import OpusIntake, Peer
 from server.tracks import AudioTrack, VideoTrack
 
@@ -165,19 +165,40 @@ async def test_a_viewer_whose_names_cannot_be_looked_up_connects_all_the_same() 
             gc.collect()  # aioice forgets to close the socket that it could not bind
 
 
-async def test_an_offer_that_passes_the_checks_and_still_makes_no_sense_is_refused_and_cleaned_up() -> None:
+async def offer() -> str:
+    """What a browser offers."""
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     viewer.addTransceiver("audio", direction="sendrecv")
     viewer.addTransceiver("video", direction="recvonly")
     await viewer.setLocalDescription(await viewer.createOffer())
-    sdp = viewer.localDescription.sdp.replace("VP8/90000", "VP8/1").replace("H264/90000", "H264/1")
-    with pytest.raises(SignalingError):
+    await viewer.close()
+    return viewer.localDescription.sdp
+
+
+async def refusal(sdp: str, *, ice_servers: tuple[IceServer, ...] = (), **config: float) -> Exception:
+    """What an offer is refused with."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the caller's affair
         await Peer.accept(
             sdp,
-            ice_servers=(),
-            config=SessionConfig(),
+            ice_servers=ice_servers,
+            config=SessionConfig(**config),
             video=VideoTrack(lambda: None),
             audio=AudioTrack(lambda: None),
             sink=lambda timestamp, samples: None,
         )
-    await viewer.close()
+    return caught.value
+
+
+async def test_an_offer_that_passes_the_checks_and_still_makes_no_sense_is_refused_and_cleaned_up() -> None:
+    sdp = (await offer()).replace("VP8/90000", "VP8/1").replace("H264/90000", "H264/1")
+    assert type(await refusal(sdp)) is SignalingError
+
+
+async def test_a_server_that_takes_too_long_does_not_blame_the_offer() -> None:
+    error = await refusal(await offer(), offer_timeout_s=1e-6)
+    assert type(error) is AnswerTimeout
+
+
+async def test_what_is_wrong_with_the_server_itself_is_not_blamed_on_the_offer() -> None:
+    error = await refusal(await offer(), ice_servers=(IceServer(urls=("nonsense",)),))
+    assert type(error) is ValueError
