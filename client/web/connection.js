@@ -150,7 +150,7 @@ export class Connection {
         tell({ type: "answered" });
       },
       refused: refuse,
-      lost: () => tell({ type: this.state.phase === "offering" ? "unreachable" : "lost" }),
+      lost: () => tell({ type: "lost" }),
       stream: (stream) => this.handlers.stream(stream),
       controllable: (portrait) => this.handlers.controllable(request, portrait),
       message: (message) => {
@@ -173,6 +173,6 @@ export class Connection {
 
   /** The page comes back from the browser's cache: its connections did not survive. */
   #losePeer() {
-    this.#dispatch({ type: "lost", random: 0 });
+    this.#dispatch({ type: "lost", random: Math.random() });
   }
 }

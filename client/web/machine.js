@@ -144,12 +144,15 @@ const HANDLERS = {
 
   refused(state, event, nowMs) {
     if (state.phase !== "offering") return undefined;
+    // Of the server's own troubles, this one waits for the user to choose another portrait.
+    if (event.status < 500 || event.code === "upload_limit_reached") {
+      return fail(state, { code: event.code, detail: event.detail });
+    }
     if (event.status === 503) {
       const reason = event.code === "session_limit_reached" ? "busy" : "engine";
       return wait(state, reason, (event.retryAfterS ?? 5) * 1000, nowMs);
     }
-    if (event.status >= 500) return wait(state, "unreachable", backoffMs(state.failures, event.random), nowMs);
-    return fail(state, { code: event.code, detail: event.detail });
+    return wait(state, "unreachable", backoffMs(state.failures, event.random), nowMs);
   },
 
   unreachable(state, event, nowMs) {
@@ -159,6 +162,7 @@ const HANDLERS = {
   },
 
   lost(state, event, nowMs) {
+    if (state.phase === "offering") return HANDLERS.unreachable(state, event, nowMs);
     if (!isOpen(state)) return undefined;
     return wait(state, "lost", backoffMs(state.failures, event.random), nowMs);
   },

@@ -65,6 +65,20 @@ test("A refusal that waiting cannot cure fails with the server's words.", () => 
   assert.deepEqual(effects.slice(-2), ["close_peer", "close_source"]);
 });
 
+test("A server without room for the chosen upload leaves the choice to the user.", () => {
+  const refused = { type: "refused", status: 503, code: "upload_limit_reached", retryAfterS: 5, generation: 1, random: 0 };
+  const { state } = run([START, { type: "source_ready" }, refused]);
+  assert.equal(state.phase, "failed");
+  assert.equal(state.problem.code, "upload_limit_reached");
+});
+
+test("A page that comes back while it was offering tries again.", () => {
+  const { state, effects } = run([START, { type: "source_ready" }, { type: "lost", random: 0.5 }]);
+  assert.equal(state.phase, "waiting");
+  assert.equal(state.reason, "unreachable");
+  assert.deepEqual(effects.slice(-2), ["close_peer", "arm_retry"]);
+});
+
 test("A lost connection keeps the voice, waits, and remembers that it was live.", () => {
   const { state, effects } = run([...LIVE, { type: "lost", generation: 1, random: 0.5 }]);
   assert.equal(state.phase, "waiting");
