@@ -4,12 +4,14 @@ import { getSample } from "./api.js";
 
 /** Silence between two rounds of the sample, so that the resting face can be seen too. */
 const SAMPLE_PAUSE_S = 2.5;
+/** How long the sound of the page may take to run; without a sound device Firefox never runs it. */
+const RUNNING_LIMIT_MS = 3_000;
 
 /**
  * @typedef {object} Voice
  * @property {"microphone"|"sample"} kind
  * @property {MediaStreamTrack} track Goes to the server.
- * @property {AnalyserNode} analyser Listens to it; never audible here.
+ * @property {AnalyserNode|null} analyser Listens to it; never audible here. Null: the browser cannot listen to this one.
  * @property {() => void} close
  */
 
@@ -64,12 +66,13 @@ async function openMicrophone(audio, onLost) {
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
     });
   } catch (error) {
+    setAudioSession("auto");
     throw new VoiceError(microphoneProblem(error), error instanceof Error ? error.message : "");
   }
   const [track] = stream.getAudioTracks();
-  const source = audio.createMediaStreamSource(stream);
-  const analyser = createAnalyser(audio);
-  source.connect(analyser);
+  const source = createSource(audio, stream);
+  const analyser = source && createAnalyser(audio);
+  if (source && analyser) source.connect(analyser);
   const ended = () => onLost(new VoiceError("microphone_lost"));
   track.addEventListener("ended", ended);
   return {
@@ -78,11 +81,30 @@ async function openMicrophone(audio, onLost) {
     analyser,
     close() {
       track.removeEventListener("ended", ended);
-      source.disconnect();
+      source?.disconnect();
       track.stop();
       setAudioSession("auto");
     },
   };
+}
+
+/**
+ * @param {AudioContext} audio @param {MediaStream} stream
+ * @returns {MediaStreamAudioSourceNode|null} Null: a microphone of another rate than the loudspeaker's, in some browsers.
+ */
+function createSource(audio, stream) {
+  try {
+    return audio.createMediaStreamSource(stream);
+  } catch {
+    return null;
+  }
+}
+
+/** @param {AudioContext} audio @throws {VoiceError} It does not run. */
+async function running(audio) {
+  const late = new Promise((resolve) => setTimeout(resolve, RUNNING_LIMIT_MS));
+  await Promise.race([audio.resume(), late]).catch(() => {});
+  if (audio.state !== "running") throw new VoiceError("sample_unheard");
 }
 
 /** Safari on phones: keeps the loudspeaker loud while the microphone is open. @param {"play-and-record"|"auto"} type */
@@ -116,6 +138,7 @@ export function microphoneProblem(error) {
 
 /** @param {AudioContext} audio @returns {Promise<Voice>} */
 async function openSample(audio) {
+  await running(audio);
   let speech;
   try {
     speech = await audio.decodeAudioData(await getSample());

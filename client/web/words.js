@@ -112,6 +112,14 @@ export const words = {
       title: "The sample voice did not load",
       text: "The server did not deliver it, or the browser cannot play it. Your microphone will do.",
     },
+    sample_unheard: {
+      title: "No sound device found",
+      text: "Without one, this browser plays nothing, the sample voice neither. Plug in headphones, or use your microphone.",
+    },
+    upload_limit_reached: {
+      title: "The server has no room for your picture",
+      text: "All that it keeps are being shown. Choose one of its own faces, or try again in a while.",
+    },
     not_found: {
       title: "This portrait is gone",
       text: "Choose another one and start again.",
