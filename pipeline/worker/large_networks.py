@@ -116,6 +116,13 @@ class OfficialNetworks:
                 "the text encoder runs on the CPU: %s has no room for its %.1f GB", device, self._text_bytes / 1e9
             )
             device = torch.device("cpu")
+        try:
+            return self._encode_prompt(prompt, device)
+        except torch.OutOfMemoryError as exc:
+            logger.warning("the text encoder runs on the CPU: %s had less room than it said (%s)", device, exc)
+        return self._encode_prompt(prompt, torch.device("cpu"))
+
+    def _encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
         config = dataclasses.replace(
             PUBLISHED_TEXT_ENCODER, **self.sizes.text_encoder, max_prompt_tokens=self.sizes.dit.text_len
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.config import EngineConfig, LargeConfig
 from pipeline.errors import WeightsError
@@ -63,6 +64,21 @@ def test_a_device_whose_memory_is_spoken_for_is_left_to_the_others(folder: Path)
     """Meta, which can compute nothing, stands for a GPU with the host's memory."""
     networks, meta = OfficialNetworks(folder, None), torch.device("meta")
     rows = networks.encode_prompt("a b c", meta, reserved_bytes=10**15)
+    assert torch.equal(rows, networks.encode_prompt("a b c", CPU))
+
+
+class NetworksBesideOthers(OfficialNetworks):
+    """Somebody else takes a device's memory after it was looked at; meta stands for it."""
+
+    def _encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
+        if device.type == "meta":
+            raise torch.OutOfMemoryError("out of memory")
+        return super()._encode_prompt(prompt, device)
+
+
+def test_a_device_that_runs_out_of_memory_after_all_is_left_to_the_others(folder: Path) -> None:
+    networks = NetworksBesideOthers(folder, None)
+    rows = networks.encode_prompt("a b c", torch.device("meta"))
     assert torch.equal(rows, networks.encode_prompt("a b c", CPU))
 
 
