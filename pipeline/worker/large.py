@@ -197,6 +197,7 @@ class LargeModel:
 
         Raises:
             ConfigError: The portrait is missing or has another size.
+            PromptUnread: The prompt cannot be read.
         """
         return LargeStream(self, portrait, self._first_prompt(prompt, params), seed)
 
@@ -231,6 +232,9 @@ class LargeModel:
 
         Returns:
             One entry per layer.
+
+        Raises:
+            PromptUnread: It cannot be read.
         """
         return self._prompts.get(prompt)
 
@@ -340,7 +344,14 @@ class LargeStream:
 
     @torch.inference_mode()
     def update(self, params: StreamParams) -> None:
-        """Use these parameters from the next window on; another prompt is read now if it is not."""
+        """Use these parameters from the next window on; another prompt is read now if it is not.
+
+        Args:
+            params: The parameters; the model knows nothing but their prompt.
+
+        Raises:
+            PromptUnread: Nothing has changed.
+        """
         if params.prompt is not None and params.prompt != self._prompt:
             self._text = self._model.text(params.prompt)
             self._prompt = params.prompt

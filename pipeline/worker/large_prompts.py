@@ -8,15 +8,21 @@ prompts all come to theirs. What the text encoder gives becomes keys and values 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from typing import NamedTuple
 
 from torch import Tensor
 
 from pipeline.models.attention import KeysValues
 from pipeline.worker.kept import Kept
+from pipeline.worker.model import PromptUnread
 
 __all__ = ["Prompts"]
+
+TOLD_WITHIN_S = 30.0
+"""Who asked for a prompt asks again within this time, or is gone."""
 
 
 class _Reading:
@@ -25,20 +31,35 @@ class _Reading:
     Args:
         prompt: The prompt.
         read: Reads it.
+        now_s: Monotonic clock.
     """
 
-    def __init__(self, prompt: str, read: Callable[[str], Tensor]) -> None:
+    def __init__(self, prompt: str, read: Callable[[str], Tensor], now_s: Callable[[], float]) -> None:
         self.prompt = prompt
         self.rows: Future[Tensor] = Future()
+        self.ended_s = 0.0
         self._read = read
+        self._now_s = now_s
         # A worker that is told to end does not wait for it.
         threading.Thread(target=self._run, name="prompt", daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self.rows.set_result(self._read(self.prompt))
+            rows_BLC = self._read(self.prompt)
         except BaseException as exc:  # noqa: BLE001 - the end of a thread: who asked for the prompt is told
+            self.ended_s = self._now_s()
             self.rows.set_exception(exc)
+        else:
+            self.ended_s = self._now_s()
+            self.rows.set_result(rows_BLC)
+
+
+class _Failure(NamedTuple):
+    """A prompt that could not be read."""
+
+    prompt: str
+    error: Exception
+    at_s: float
 
 
 class Prompts:
@@ -48,6 +69,7 @@ class Prompts:
         read: Turns a prompt into rows; called on a thread of its own, once at a time.
         attend: Turns rows into keys and values.
         num_prompts: How many are kept.
+        now_s: Monotonic clock.
     """
 
     def __init__(
@@ -56,12 +78,14 @@ class Prompts:
         attend: Callable[[Tensor], Sequence[KeysValues]],
         *,
         num_prompts: int,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
         self._attend = attend
         self._kept = Kept[str, Sequence[KeysValues]](num_prompts)
         self._reading: _Reading | None = None
-        self._failed: tuple[str, Exception] | None = None
+        self._failure: _Failure | None = None
+        self._now_s = now_s
 
     def add(self, prompt: str, rows_BLC: Tensor) -> None:
         """Keep a prompt that was read elsewhere.
@@ -84,10 +108,12 @@ class Prompts:
         if self._reading is not None and self._reading.rows.done():
             reading, self._reading = self._reading, None
             self._take(reading)
-        if prompt in self._kept or (self._failed is not None and self._failed[0] == prompt):
+        if self._failure is not None and self._now_s() - self._failure.at_s > TOLD_WITHIN_S:
+            self._failure = None
+        if prompt in self._kept or (self._failure is not None and self._failure.prompt == prompt):
             return True
         if self._reading is None:
-            self._reading = _Reading(prompt, self._read)
+            self._reading = _Reading(prompt, self._read, self._now_s)
         return False
 
     def get(self, prompt: str) -> Sequence[KeysValues]:
@@ -102,18 +128,18 @@ class Prompts:
             One entry per layer.
 
         Raises:
-            Exception: What reading it raised.
+            PromptUnread: It could not be read; the cause is what reading it raised.
         """
         while not self.is_ready(prompt):
             assert self._reading is not None, "a prompt that is not ready waits for one that is read"
             wait([self._reading.rows])
-        if self._failed is not None and self._failed[0] == prompt:
-            (_, error), self._failed = self._failed, None
-            raise error
+        if self._failure is not None and self._failure.prompt == prompt:
+            failure, self._failure = self._failure, None
+            raise PromptUnread(f"a prompt cannot be read: {failure.error}") from failure.error
         return self._kept[prompt]
 
     def _take(self, reading: _Reading) -> None:
         try:
             self.add(reading.prompt, reading.rows.result())
         except Exception as exc:  # noqa: BLE001 - whoever happens to come by is not told, but who asked for the prompt
-            self._failed = reading.prompt, exc
+            self._failure = _Failure(reading.prompt, exc, reading.ended_s)

@@ -23,6 +23,7 @@ from pipeline.geometry import FPS
 __all__ = [
     "AvatarModel",
     "ModelStream",
+    "PromptUnread",
     "StageMarks",
     "WarmTimes",
     "WholeListener",
@@ -35,6 +36,10 @@ _MODELS = {
     "large": "pipeline.worker.large:LargeModel",
     "pattern": "pipeline.worker.pattern:PatternModel",
 }
+
+
+class PromptUnread(Exception):
+    """A prompt could not be read; the cause says why. Who had another one before goes on with that."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +133,11 @@ class ModelStream(Protocol):
         """
 
     def update(self, params: StreamParams) -> None:
-        """Use these parameters from the next window on."""
+        """Use these parameters from the next window on.
+
+        Raises:
+            PromptUnread: Nothing has changed.
+        """
 
     def set_portrait(self, portrait: NDArray[np.uint8]) -> None:
         """Use this portrait from the next window on.
@@ -233,6 +242,9 @@ class AvatarModel(Protocol):
 
         Returns:
             The stream's state.
+
+        Raises:
+            PromptUnread: The prompt cannot be read.
         """
 
 

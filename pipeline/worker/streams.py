@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,10 +13,12 @@ from pipeline.api import StreamParams
 from pipeline.geometry import FRAMES_PER_BLOCK
 from pipeline.host.ring import SlotCredit
 from pipeline.worker import late
-from pipeline.worker.model import ModelStream
+from pipeline.worker.model import ModelStream, PromptUnread
 from pipeline.worker.windows import WindowAssembler
 
 __all__ = ["WorkerStream", "pick_stream"]
+
+_logger = logging.getLogger(__name__)
 
 
 class WorkerStream:
@@ -86,13 +90,18 @@ class WorkerStream:
         """Hand to the model what came since the last window.
 
         Parameters that take the model time (a new prompt has to be read) wait until it is ready for them, and newer
-        ones take their place meanwhile. This is for live streams: a file has the time.
+        ones take their place meanwhile. This is for live streams: a file has the time. A prompt that cannot be read
+        leaves the one so far.
         """
         self._tell_of_interrupt()
         params = self.pending_params
         if params is not None and (not self.is_live or self.model_stream.is_ready(params)):
-            self.model_stream.update(params)
             self.pending_params = None
+            try:
+                self.model_stream.update(params)
+            except PromptUnread as exc:
+                _logger.warning("stream %d keeps its prompt: the new one cannot be read", self.number, exc_info=exc)
+                self.model_stream.update(dataclasses.replace(params, prompt=None))
         if self.pending_portrait is not None:
             self.model_stream.set_portrait(self.pending_portrait)
             self.pending_portrait = None

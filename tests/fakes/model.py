@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.api import StreamParams
-from pipeline.worker.model import StageMarks
+from pipeline.worker.model import PromptUnread, StageMarks
 
 HEIGHT_PX, WIDTH_PX = 4, 2
 CONTEXT_SAMPLES = 640
@@ -32,6 +32,7 @@ class FakeModelStream:
     ) -> None:
         self.calls: list[object] = []
         self.ready_prompts: set[str] = set()
+        self.unreadable_prompts: set[str] = set()
         self._batches = batches
         self.during = during
         self._spend = spend
@@ -63,7 +64,9 @@ class FakeModelStream:
         return params.prompt is None or params.prompt in self.ready_prompts
 
     def update(self, params: StreamParams) -> None:
-        """Note it."""
+        """Note it, unless the prompt cannot be read."""
+        if params.prompt in self.unreadable_prompts:
+            raise PromptUnread("no such word")
         self.calls.append(("update", params.liveliness, *([] if params.prompt is None else [params.prompt])))
 
     def set_portrait(self, portrait: NDArray[np.uint8]) -> None:

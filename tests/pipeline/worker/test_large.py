@@ -27,7 +27,7 @@ from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillFlavo
 from pipeline.weights.sizes import Sizes
 from pipeline.worker.large import LargeModel, LargeStream
 from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks
-from pipeline.worker.model import StageMarks
+from pipeline.worker.model import PromptUnread, StageMarks
 from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
 from tests.fakes.film import write_film
 from tests.fakes.wav2vec import tiny_config
@@ -483,11 +483,11 @@ def test_a_prompt_that_cannot_be_read_is_told_to_who_asked(folder: Path) -> None
     model = LargeModel(config_of(folder), source)
     stream, bad = open_stream(model), StreamParams(prompt="bad")
     until_ready(lambda: stream.is_ready(bad))
-    with pytest.raises(LookupError, match="no such word"):
+    with pytest.raises(PromptUnread, match="no such word"):
         stream.update(bad)
     assert make(stream, windows(model)[0]).shape == (12, HEIGHT * 3 // 2, WIDTH)
     until_ready(lambda: model.is_ready(prompt="bad", params=STILL))
-    with pytest.raises(LookupError, match="no such word"):
+    with pytest.raises(PromptUnread, match="no such word"):
         open_stream(model, prompt="bad")
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.models.attention import KeysValues
-from pipeline.worker.large_prompts import Prompts
+from pipeline.worker.large_prompts import TOLD_WITHIN_S, Prompts
+from pipeline.worker.model import PromptUnread
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,16 @@ class Reader:
             self._let.release()
         for thread in list(self.threads):
             thread.join(DEADLINE_S)
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.at_s = 100.0
+
+    def __call__(self) -> float:
+        return self.at_s
 
 
 def attend(rows_BLC: Tensor) -> Sequence[KeysValues]:
@@ -120,8 +131,9 @@ def test_a_prompt_that_cannot_be_read_says_why_to_who_asked_and_is_tried_again_a
     assert not prompts.is_ready("good"), "another is not told"
     reader.let()
     assert prompts.is_ready("bad")
-    with pytest.raises(LookupError, match="no such word"):
+    with pytest.raises(PromptUnread, match="no such word") as told:
         prompts.get("bad")
+    assert isinstance(told.value.__cause__, LookupError)
     assert length(prompts.get("good")) == 4
     assert not prompts.is_ready("bad")
     reader.let()
@@ -136,5 +148,22 @@ def test_keys_that_cannot_be_made_are_told_to_who_asked_too() -> None:
     assert not prompts.is_ready("good"), "another is not told, and its prompt is read"
     reader.let()
     assert length(prompts.get("good")) == 4
-    with pytest.raises(MemoryError, match="no room for keys"):
+    with pytest.raises(PromptUnread, match="no room for keys"):
         prompts.get("too much")
+
+
+def test_whoever_asks_for_a_prompt_later_is_not_told_why_it_could_not_be_read_then() -> None:
+    """Who asked first has not asked again, and is gone; whether the failure was seen by others or not."""
+    for is_seen in (True, False):
+        clock, reader = Clock(), Reader()
+        prompts = Prompts(reader.read, attend, num_prompts=2, now_s=clock)
+        prompts.add("talk", torch.zeros(1, 1, 1))
+        assert not prompts.is_ready("bad")
+        reader.let()
+        if is_seen:
+            assert prompts.is_ready("talk")
+        clock.at_s += TOLD_WITHIN_S + 1
+        assert not prompts.is_ready("bad"), "it is tried again"
+        reader.let()
+        assert prompts.is_ready("bad")
+        assert reader.begun == ["bad", "bad"]

@@ -106,3 +106,20 @@ def test_a_file_waits_for_its_prompt() -> None:
     stream.pending_params = StreamParams(prompt="sing")
     stream.cross_block_edge()
     assert model_stream.calls == [("update", 1.0, "sing")]
+
+
+def test_a_prompt_that_cannot_be_read_leaves_the_one_so_far_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once; what came with it holds."""
+    stream, model_stream = make(3, complete_s=1.0, is_live=True), FakeModelStream()
+    stream.model_stream = model_stream
+    model_stream.ready_prompts = model_stream.unreadable_prompts = {"bad"}
+    stream.pending_params = StreamParams(prompt="bad", liveliness=0.5)
+    stream.pending_portrait = np.zeros((4, 2, 3), np.uint8)
+    stream.cross_block_edge()
+    stream.cross_block_edge()
+    assert model_stream.calls == [("update", 0.5), ("set_portrait", 0, (4, 2, 3))]
+    assert [record.getMessage() for record in caplog.records] == [
+        "stream 3 keeps its prompt: the new one cannot be read"
+    ]
