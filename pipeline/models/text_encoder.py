@@ -33,6 +33,7 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConfig",
     "clean_prompt",
+    "load_tokenizer",
     "translate_names",
 ]
 
@@ -107,7 +108,7 @@ PUBLISHED_TEXT_ENCODER = TextEncoderConfig(
 
 
 class TextEncoder:
-    """A loaded tokenizer and network, until they are closed; `load` makes one.
+    """A tokenizer and a loaded network, until it is closed; `load` makes one.
 
     Args:
         tokenizer: Cuts a text and appends the end mark.
@@ -122,20 +123,20 @@ class TextEncoder:
     def load(
         cls,
         weights: Path,
-        tokenizer_folder: Path,
+        tokenizer: Tokenizer,
         *,
         config: TextEncoderConfig = PUBLISHED_TEXT_ENCODER,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
     ) -> TextEncoder:
-        """Load tokenizer and network.
+        """Load the network.
 
         On the CPU, in the dtype of the file, no weights are read yet: they stay in the mapped file, which has to stay
         as it is, and the system may drop them from memory again. On other devices they are copied tensor by tensor.
 
         Args:
             weights: The published `models_t5_umt5-xxl-enc-bf16.pth`, or one of the same names; no code in it is run.
-            tokenizer_folder: Holds `tokenizer.json`; the published one is `google/umt5-xxl`.
+            tokenizer: From `load_tokenizer`.
             config: Sizes of the network.
             device: Where the network runs.
             dtype: What it computes in.
@@ -144,9 +145,8 @@ class TextEncoder:
             The encoder, ready for use.
 
         Raises:
-            WeightsError: A file is missing, damaged, holds more than tensors, or does not fit the sizes.
+            WeightsError: The file is missing, damaged, holds more than tensors, or does not fit the sizes.
         """
-        tokenizer = _load_tokenizer(tokenizer_folder, config)
         try:
             tensors = translate_names(read_torch(weights, "cpu"), config)
         except ValueError as exc:
@@ -186,14 +186,15 @@ class TextEncoder:
             return cast(Tensor, self._network(input_ids=ids_BL).last_hidden_state)
 
     def close(self) -> None:
-        """Let go of the network's memory, also on its device; closing again does nothing."""
+        """Let go of the network's memory; closing again does nothing.
+
+        What it had on a GPU stays with torch, which gives it to others when they need it: to hand it back at once would
+        wait for all that the GPU has to do.
+        """
         if self._network is None:
             return
-        is_cuda = self._network.device.type == "cuda"
         nn.Module.to(self._network, "meta")  # at once, even if something still refers to the network
         self._network = None
-        if is_cuda:
-            torch.cuda.empty_cache()
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +203,40 @@ class TextEncoder:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def load_tokenizer(folder: Path, config: TextEncoderConfig = PUBLISHED_TEXT_ENCODER) -> Tokenizer:
+    """Load the tokenizer exactly as its file says.
+
+    transformers' own loading builds a T5 tokenizer anew from the vocabulary alone, and since version 5 so loses the
+    bytes that stand for rare characters. Of the published vocabulary it takes a second, and no other thread runs.
+
+    Args:
+        folder: Holds `tokenizer.json`; the published one is `google/umt5-xxl`.
+        config: Sizes of the network that it is for.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or the tokenizer of another network.
+    """
+    path = folder / TOKENIZER_FILE
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
+    except Exception as exc:  # noqa: BLE001 (the library has no narrower class)
+        raise WeightsError(str(path), f"not a readable tokenizer ({exc})") from exc
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(config.max_prompt_tokens)
+    num_tokens = tokenizer.get_vocab_size()
+    if num_tokens > config.vocabulary_tokens:
+        rule = f"but the network has {config.vocabulary_tokens}: not this network's tokenizer"
+        raise WeightsError(str(path), f"it has {num_tokens} tokens, {rule}")
+    if tokenizer.encode("").tokens[-1:] != ["</s>"]:
+        raise WeightsError(str(path), "it does not end a text with </s>: not this network's tokenizer")
+    return tokenizer
 
 
 def clean_prompt(prompt: str) -> str:
@@ -304,27 +339,3 @@ def _empty_network(config: TextEncoderConfig) -> UMT5EncoderModel:
                 attn_implementation="eager",
             )
         )
-
-
-def _load_tokenizer(folder: Path, config: TextEncoderConfig) -> Tokenizer:
-    """Load the tokenizer exactly as its file says.
-
-    transformers' own loading builds a T5 tokenizer anew from the vocabulary alone, and since version 5 so loses the
-    bytes that stand for rare characters.
-    """
-    path = folder / TOKENIZER_FILE
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise WeightsError(str(path), f"cannot be read ({exc.strerror})") from exc
-    except Exception as exc:  # noqa: BLE001 (the library has no narrower class)
-        raise WeightsError(str(path), f"not a readable tokenizer ({exc})") from exc
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(config.max_prompt_tokens)
-    num_tokens = tokenizer.get_vocab_size()
-    if num_tokens > config.vocabulary_tokens:
-        rule = f"but the network has {config.vocabulary_tokens}: not this network's tokenizer"
-        raise WeightsError(str(path), f"it has {num_tokens} tokens, {rule}")
-    if tokenizer.encode("").tokens[-1:] != ["</s>"]:
-        raise WeightsError(str(path), "it does not end a text with </s>: not this network's tokenizer")
-    return tokenizer

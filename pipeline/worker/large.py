@@ -12,7 +12,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -110,8 +109,11 @@ class LargeModel:
         require_memory(self.memory, self.device, config.large.memory_gb)
         place = self.device, self.dtype
         self.load_s: dict[str, float] = {}
-        # Before the others are there, the text encoder has room.
+        # Before the others are there, the text encoder has room. They have other shapes: what it had is handed back.
         rows = self._timed("prompt", lambda: self._source.encode_prompt(config.large.prompt, self.device))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._queue_beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.dit = self._timed("transformer", lambda: self._source.load_transformer(*place))
         self.vae = self._timed("video autoencoder", lambda: self._source.load_vae(*place))
         audio_encoder = self._timed("audio encoder", lambda: self._source.load_audio_encoder(*place))
@@ -264,7 +266,7 @@ class LargeModel:
         On a GPU it has a queue of its own, or windows would wait behind the text encoder's gigabytes.
         """
         started = time.monotonic()
-        with torch.inference_mode(), _queue_beside(self.device):
+        with torch.inference_mode(), torch.cuda.stream(self._queue_beside):
             rows = self._source.encode_prompt(prompt, self.device, reserved_bytes=self._reserved_bytes()).cpu()
         logger.info("encoded a prompt of %d tokens in %.1f s", rows.shape[1], time.monotonic() - started)
         return rows
@@ -479,11 +481,6 @@ def _open_pose(model: LargeModel) -> PoseStream | None:
         is_exact=config.pose_is_exact,
         loops=config.pose_loops,
     )
-
-
-def _queue_beside(device: torch.device) -> AbstractContextManager[object]:
-    """Let what this thread asks of a device run beside what other threads ask."""
-    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
 def _find_device(name: str) -> torch.device:

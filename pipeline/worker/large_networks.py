@@ -1,7 +1,7 @@
 """The networks of the large engine, from the official files or made of random weights.
 
 A source is checked as a whole when it is made; nothing is loaded before that. The text encoder is loaded for a prompt
-and freed again: it is a quarter of all weights and is used once in a while.
+and freed again: it is a quarter of all weights and is used once in a while. Its tokenizer stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import Wav2Vec2Config
 from pipeline.config import EngineConfig
 from pipeline.models.dit import DiT
 from pipeline.models.published import PUBLISHED_14B
-from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder
+from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder, load_tokenizer
 from pipeline.models.wan_vae import PUBLISHED_WAN_VAE, WanVAE
 from pipeline.models.wav2vec import Wav2Vec, published_config
 from pipeline.weights.check import check_folder
@@ -87,6 +87,11 @@ class OfficialNetworks:
         parameters = {part.name: part.num_parameters for part in report.parts}
         self.num_audio_parameters = parameters["audio encoder"]
         self._text_bytes = parameters["text encoder"] * torch.bfloat16.itemsize
+        self._text_config = dataclasses.replace(
+            PUBLISHED_TEXT_ENCODER, **self.sizes.text_encoder, max_prompt_tokens=self.sizes.dit.text_len
+        )
+        # Once and for all: while one is loaded nothing else runs, and prompts come beside live windows.
+        self._tokenizer = load_tokenizer(self._files.tokenizer, self._text_config)
 
     def load_transformer(self, device: torch.device, dtype: torch.dtype) -> DiT:
         """Load the transformer, its adapter merged."""
@@ -123,11 +128,9 @@ class OfficialNetworks:
         return self._encode_prompt(prompt, torch.device("cpu"))
 
     def _encode_prompt(self, prompt: str, device: torch.device) -> Tensor:
-        config = dataclasses.replace(
-            PUBLISHED_TEXT_ENCODER, **self.sizes.text_encoder, max_prompt_tokens=self.sizes.dit.text_len
-        )
-        files = self._files
-        with TextEncoder.load(files.text_encoder, files.tokenizer, config=config, device=device) as encoder:
+        with TextEncoder.load(
+            self._files.text_encoder, self._tokenizer, config=self._text_config, device=device
+        ) as encoder:
             return encoder.encode(prompt)
 
 

@@ -135,6 +135,9 @@ class ModelStream(Protocol):
     def update(self, params: StreamParams) -> None:
         """Use these parameters from the next window on.
 
+        Args:
+            params: The parameters.
+
         Raises:
             PromptUnread: Nothing has changed.
         """

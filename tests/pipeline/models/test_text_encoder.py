@@ -22,6 +22,7 @@ from pipeline.models.text_encoder import (
     TextEncoder,
     TextEncoderConfig,
     clean_prompt,
+    load_tokenizer,
     translate_names,
 )
 from pipeline.weights.sizes import PUBLISHED_TEXT_ENCODER_SIZES
@@ -83,9 +84,13 @@ def load(files: tuple[Path, Path], weights: dict[str, Tensor]) -> Load:
     torch.save(weights, path)
 
     def load_tiny(config: TextEncoderConfig = TINY, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        return TextEncoder.load(path, folder, config=config, dtype=dtype)
+        return load_files(path, folder, config=config, dtype=dtype)
 
     return load_tiny
+
+
+def load_files(path: Path, folder: Path, *, config: TextEncoderConfig = TINY, **settings: Any) -> TextEncoder:
+    return TextEncoder.load(path, load_tokenizer(folder, config), config=config, **settings)
 
 
 def published_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
@@ -168,7 +173,7 @@ def test_a_file_of_the_published_size_fits_the_network(tmp_path: Path, files: tu
     path = tmp_path / "published.pth"
     shapes = published_shapes(PUBLISHED_TEXT_ENCODER)
     torch.save({name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}, path)
-    TextEncoder.load(path, files[1], device="meta").close()
+    load_files(path, files[1], config=PUBLISHED_TEXT_ENCODER, device="meta").close()
 
 
 def test_a_prompt_gives_the_reference_rows(load: Load, reference_rows: Tensor, relative_error: RelativeError) -> None:
@@ -197,7 +202,7 @@ def test_a_long_prompt_agrees_with_the_description(
 
 
 def test_by_default_everything_is_bfloat16_and_autocast_around_it_changes_nothing(files: tuple[Path, Path]) -> None:
-    with TextEncoder.load(*files, config=TINY) as encoder:
+    with load_files(*files) as encoder:
         rows = encoder.encode(PROMPT)
         with torch.autocast("cpu", dtype=torch.float16):
             again = encoder.encode(PROMPT)
@@ -210,9 +215,9 @@ def test_by_default_everything_is_bfloat16_and_autocast_around_it_changes_nothin
 def test_on_a_gpu_the_rows_are_the_same_and_closing_frees_the_memory(
     files: tuple[Path, Path], relative_error: RelativeError
 ) -> None:
-    with TextEncoder.load(*files, config=TINY) as encoder:
+    with load_files(*files) as encoder:
         expected = encoder.encode(PROMPT)
-    encoder = TextEncoder.load(*files, config=TINY, device="cuda")
+    encoder = load_files(*files, device="cuda")
     rows = encoder.encode(PROMPT)
     assert rows.device.type == "cuda"
     assert relative_error(rows.cpu(), expected) < 2e-2
@@ -230,7 +235,7 @@ def test_weights_stay_in_the_mapped_file_until_the_encoder_is_closed(files: tupl
         pytest.skip("this system does not list what a process has mapped")
     gc.disable()  # closing alone has to do it
     try:
-        encoder = TextEncoder.load(*files, config=TINY)
+        encoder = load_files(*files)
         encoder.encode(PROMPT)
         assert is_mapped()
         encoder.close()
@@ -349,7 +354,7 @@ def test_tensors_that_do_not_fit_are_named_with_their_file(
 ) -> None:
     torch.save({name: tensor for name, tensor in weights.items() if name not in dropped} | added, files[0])
     with pytest.raises(WeightsError, match=message) as error:
-        TextEncoder.load(*files, config=TINY)
+        load_files(*files)
     assert error.value.path == str(files[0])
 
 
@@ -376,7 +381,7 @@ def test_code_in_a_weight_file_is_refused_and_not_run(
     touched = tmp_path / "touched"
     save({"norm.weight": Bomb(touched)}, files[0])
     with pytest.raises(WeightsError, match=message):
-        TextEncoder.load(*files, config=TINY)
+        load_files(*files)
     assert not touched.exists()
 
 
@@ -397,12 +402,12 @@ def test_a_damaged_weight_file_is_refused(
 ) -> None:
     damage(files[0])
     with pytest.raises(WeightsError, match=message):
-        TextEncoder.load(*files, config=TINY)
+        load_files(*files)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"tokenizer\.json: cannot be read \(No such file"):
-        TextEncoder.load(files[0], tmp_path / "nowhere", config=TINY)
+        load_files(files[0], tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +422,7 @@ def test_a_folder_without_a_tokenizer_is_refused(files: tuple[Path, Path], tmp_p
 def test_a_tokenizer_that_does_not_fit_is_refused(files: tuple[Path, Path], content: bytes, message: str) -> None:
     (files[1] / TOKENIZER_FILE).write_bytes(content)
     with pytest.raises(WeightsError, match=message):
-        TextEncoder.load(*files, config=TINY)
+        load_files(*files)
 
 
 @pytest.mark.parametrize(

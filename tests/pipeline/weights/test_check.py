@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.errors import WeightsError
 from pipeline.models.published import PUBLISHED_14B
-from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder
+from pipeline.models.text_encoder import PUBLISHED_TEXT_ENCODER, TextEncoder, load_tokenizer
 from pipeline.models.wav2vec import Wav2Vec
 from pipeline.weights.check import check_folder
 from pipeline.weights.merged import load_transformer
@@ -105,7 +105,8 @@ def test_what_passes_the_check_is_what_the_loaders_take(whole: Path) -> None:
     vae = load_vae(files.vae, sizes.vae, device=cpu, dtype=dtype)
     audio_encoder = Wav2Vec.load(files.audio_encoder, device=cpu, dtype=dtype)
     text_config = replace(PUBLISHED_TEXT_ENCODER, **sizes.text_encoder, max_prompt_tokens=config.text_len)
-    with TextEncoder.load(files.text_encoder, files.tokenizer, config=text_config) as text_encoder:
+    tokenizer = load_tokenizer(files.tokenizer, text_config)
+    with TextEncoder.load(files.text_encoder, tokenizer, config=text_config) as text_encoder:
         rows_BLC = text_encoder.encode("a person talks, quietly")
     assert transformer.config == config == TINY_DIT
     assert rows_BLC.shape[-1] == config.text_dim

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.config import EngineConfig, LargeConfig
 from pipeline.errors import WeightsError
+from pipeline.models.text_encoder import TOKENIZER_FILE
 from pipeline.weights.sizes import Sizes
 from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks, make_source
 from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
@@ -65,6 +66,14 @@ def test_a_device_whose_memory_is_spoken_for_is_left_to_the_others(folder: Path)
     networks, meta = OfficialNetworks(folder, None), torch.device("meta")
     rows = networks.encode_prompt("a b c", meta, reserved_bytes=10**15)
     assert torch.equal(rows, networks.encode_prompt("a b c", CPU))
+
+
+def test_the_tokenizer_is_read_once(tmp_path: Path) -> None:
+    """While it is, nothing else runs: not beside live windows."""
+    files = write_checkpoint(tmp_path)
+    networks = OfficialNetworks(tmp_path, None)
+    (files.tokenizer / TOKENIZER_FILE).unlink()
+    assert networks.encode_prompt("a b c", CPU).shape == (1, 4, 48)
 
 
 class NetworksBesideOthers(OfficialNetworks):
