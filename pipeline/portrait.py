@@ -9,14 +9,12 @@ from __future__ import annotations
 import io
 import math
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from pipeline.errors import MediaError
 from pipeline.face import Face, find_face
@@ -31,8 +29,19 @@ KEPT_SIDE_PX = 2560
 # Vector and document formats (EPS, PDF, WMF) run interpreters: they are never opened.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 NEUTRAL_RGB = (186, 188, 192)
-# What Pillow's decoders raise on damaged files.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+# Colours are converted in strips of this size, so that a large picture is in memory once.
+STRIP_PIXELS = 4_000_000
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an orientation upright (Exif 2.32, table 6)."""
 
 # Where the engine's training pictures have the eyes, as parts of the frame, and how far apart they are.
 EYES_Y = 0.41
@@ -182,13 +191,15 @@ class PortraitSource:
         )
 
 
-def load_portrait(source: bytes | Path) -> PortraitSource:
+def load_portrait(source: bytes | Path, *, is_plain: bool = False) -> PortraitSource:
     """Decode an image: rotation, colours and transparency resolved; the first picture of an animation.
 
     Blocks while decoding (up to about a second): not for the event loop.
 
     Args:
         source: The content of an image file, or its path.
+        is_plain: Whether it is read as the published code does it instead: the stored pixels at their full size, with
+            rotation, colour profile and transparency left out.
 
     Returns:
         The portrait.
@@ -204,14 +215,14 @@ def load_portrait(source: bytes | Path) -> PortraitSource:
         num_pixels = re.search(r"\d+", str(exc))
         shown = f"{int(num_pixels[0]) / 1e6:.0f} megapixels large" if num_pixels else "larger"
         raise _too_many_pixels(what, shown) from exc
-    except DECODE_ERRORS as exc:
+    except Exception as exc:  # Pillow's readers raise nearly anything on odd files
         kinds = "it has to be a JPEG, PNG, WebP, GIF, BMP or TIFF image"
         raise MediaError(what, f"{len(data)} bytes of something else", kinds) from exc
     with image:
         _check_size(what, image)
         try:
-            return _decode(image)
-        except DECODE_ERRORS as exc:
+            return _decode_plain(image) if is_plain else _decode(image)
+        except Exception as exc:  # as above
             raise MediaError(what, f"a damaged {image.format} file ({exc})", "it has to decode completely") from exc
 
 
@@ -245,19 +256,35 @@ def _check_size(what: str, image: Image.Image) -> None:
 def _decode(image: Image.Image) -> PortraitSource:
     """Decode, reduce, turn upright and convert to sRGB."""
     width_px, height_px = image.size
-    orientation = image.getexif().get(0x0112, 1)
-    if orientation in (5, 6, 7, 8):
-        width_px, height_px = height_px, width_px
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     factor = min(1.0, KEPT_SIDE_PX / max(image.size))
     kept = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     # JPEG decodes straight to a half, a quarter or an eighth: less time and memory.
     image.draft(None, kept)
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright)
+    rgb = _reduce(image, max(1, max(image.size) // KEPT_SIDE_PX))
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
+    if orientation in (5, 6, 7, 8):
+        width_px, height_px = height_px, width_px
     if max(rgb.size) > KEPT_SIDE_PX:
         rgb.thumbnail((KEPT_SIDE_PX, KEPT_SIDE_PX), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return PortraitSource(rgb, width_px=width_px, height_px=height_px)
+
+
+def _decode_plain(image: Image.Image) -> PortraitSource:
+    return PortraitSource(image.convert("RGB"), width_px=image.width, height_px=image.height)
+
+
+def _reduce(image: Image.Image, divisor: int) -> Image.Image:
+    """Convert any mode to 8-bit sRGB, and both sides to a part of theirs, strip by strip."""
+    reduced = Image.new("RGB", (-(-image.width // divisor), -(-image.height // divisor)))
+    rows = max(1, STRIP_PIXELS // image.width // divisor)
+    for top in range(0, reduced.height, rows):
+        bottom = min((top + rows) * divisor, image.height)
+        strip = _to_rgb(image.crop((0, top * divisor, image.width, bottom)))
+        reduced.paste(strip.reduce(divisor), (0, top))
+    return reduced
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

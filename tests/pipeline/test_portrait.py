@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.portrait import KEPT_SIDE_PX, NEUTRAL_RGB, Crop, load_portrait
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).parents[2]
 RED, BLUE = (220, 40, 30), (30, 60, 200)
 
 
@@ -41,14 +44,18 @@ def whole(data: bytes) -> np.ndarray:
     return source.cut(crop, height_px=source.height_px, width_px=source.width_px)
 
 
-def png_header(width_px: int, height_px: int) -> bytes:
-    """A PNG file that claims a size and holds no pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(b"")
+def png(header: bytes, rows: bytes) -> bytes:
+    """A PNG file of two chunks."""
     chunks = b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (b"IHDR" + header, b"IDAT" + rows)
     )
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def png_header(width_px: int, height_px: int) -> bytes:
+    """A PNG file that claims a size and holds no pixels."""
+    return png(struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0), zlib.compress(b""))
 
 
 def close(pixel: np.ndarray, colour: tuple[int, ...], tolerance: int = 12) -> bool:
@@ -64,18 +71,16 @@ def test_common_formats_keep_size_and_colour(kind: str) -> None:
     assert close(frame[140, 60], BLUE)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_exif_rotation_is_applied(orientation: int) -> None:
     """A picture stored turned comes out as it was taken, with upright width and height."""
-    stored = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    upright = halves()
-    turned = upright if stored[orientation] is None else upright.transpose(stored[orientation])
+    upright = np.asarray(halves())
+    upright = np.where(np.arange(120)[None, :, None] < 40, 255 - upright, upright)
+    flipped = upright[:, ::-1] if orientation in (2, 4, 5, 7) else upright
+    turned = np.rot90(flipped, {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}.get(orientation, 0))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    frame = whole(encoded(turned, "JPEG", exif=exif, quality=95))
-    assert frame.shape == (160, 120, 3)
-    assert close(frame[20, 60], RED)
-    assert close(frame[140, 60], BLUE)
+    assert np.array_equal(whole(encoded(Image.fromarray(turned.copy()), "PNG", exif=exif)), upright)
 
 
 def test_transparent_parts_become_neutral() -> None:
@@ -167,6 +172,18 @@ def test_random_damage_never_escapes_as_another_error() -> None:
                 assert load_portrait(bytes(bad)).width_px > 0
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("entry", range(8))
+@pytest.mark.parametrize("kind", [2, 5])
+def test_entries_of_an_odd_type_never_escape_as_another_error(entry: int, kind: int) -> None:
+    """A TIFF file that gives numbers as text or fractions: Pillow raises a TypeError for some."""
+    data = bytearray(encoded(halves(), "TIFF"))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    data[directory + 2 + 12 * entry + 2] = kind
+    with contextlib.suppress(MediaError):
+        assert load_portrait(bytes(data)).width_px > 0
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"nowhere.png is unreadable \(no such file or directory\)"):
         load_portrait(tmp_path / "nowhere.png")
@@ -185,6 +202,37 @@ def test_a_large_picture_is_reduced_but_measured_in_its_own_pixels(kind: str) ->
     assert max(source._image.size) <= KEPT_SIDE_PX
     above = source.cut(Crop(x_px=2000, y_px=0, width_px=1000, height_px=1990), height_px=199, width_px=100)
     assert close(above.reshape(-1, 3).mean(0), RED)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_picture_is_reduced_strip_by_strip_without_a_seam(orientation: int) -> None:
+    """A slope of brightness across and down, half transparent; stored upright, and turned."""
+    down, across = np.mgrid[0:900, 0:5200].astype(np.uint16)
+    upright = np.stack([down // 4, across // 21, 0 * down, 0 * down + 128], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(upright if orientation == 1 else np.rot90(upright).copy())
+    source = load_portrait(encoded(stored, "PNG", exif=exif, compress_level=1))
+    assert (source.width_px, source.height_px) == (5200, 900)
+    seen = source.cut(Crop(x_px=0, y_px=0, width_px=5200, height_px=900), height_px=450, width_px=2600)
+    flat = upright[::2, ::2, :3] * np.float32(128 / 255) + np.array(NEUTRAL_RGB, np.float32) * np.float32(127 / 255)
+    assert np.abs(seen - flat).max() < 3
+
+
+def test_a_large_transparent_picture_is_in_memory_once(tmp_path: Path) -> None:
+    """49 megapixels of four bytes; a process of its own tells how much more it ever held than at its start."""
+    header = struct.pack(">IIBBBBB", 7000, 7000, 8, 6, 0, 0, 0)
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 4 * 7000)) for _ in range(7000)) + packer.flush()
+    (tmp_path / "p.png").write_bytes(png(header, rows))
+    code = (
+        "import resource, sys; from pathlib import Path; from pipeline.portrait import load_portrait\n"
+        "held = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = held(); load_portrait(Path(sys.argv[1])); print(held() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "p.png")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(result.stdout) < 1.9 * 4 * 7000**2 / 1024
 
 
 def test_a_cut_is_exact_where_nothing_is_resampled() -> None:
@@ -259,6 +307,20 @@ def test_the_widest_crop_shows_all_that_fits_with_the_face_in_it() -> None:
         assert crop.width_px >= narrow.width_px
     crop, is_found = load_portrait(encoded(halves())).widest_crop(1.0)
     assert (crop.width_px, is_found) == (120, False)
+
+
+def test_a_plain_portrait_is_what_is_stored_at_its_full_size() -> None:
+    """As the published code reads it: rotation and transparency are left out, and it is resized once."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (100, 2 * KEPT_SIDE_PX, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = load_portrait(encoded(Image.fromarray(pixels), "PNG", exif=exif), is_plain=True)
+    assert (source.width_px, source.height_px) == (2 * KEPT_SIDE_PX, 100)
+    placement = place_exact(100, 2 * KEPT_SIDE_PX, height_px=64, width_px=64)
+    size = (placement.resized_width_px, placement.resized_height_px)
+    resized = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).resize(size, Image.Resampling.BILINEAR)
+    assert np.array_equal(source.place(placement), np.asarray(resized.crop(placement.box)))
 
 
 def test_a_portrait_is_placed_with_black_where_the_published_code_has_it() -> None:
