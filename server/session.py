@@ -19,11 +19,11 @@ from pipeline.errors import AvatarError, StreamLimitReached, WorkerError
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLES_PER_FRAME, WINDOW_SAMPLES
 from server.clock import Clock
 from server.config import SessionConfig
-from server.control import Counters, Params, ledger_message, problem_message, state_message, stats_message
+from server.control import Params, ledger_message, problem_message, state_message, stats_message
 from server.engine import WatchedEngine
 from server.errors import EngineNotReady, reply_for
 from server.events import wait_for_one
-from server.ledger import History, report
+from server.ledger import report
 from server.lifecycle import Event, State, next_state
 from server.logs import SessionLog
 from server.metrics import Metrics
@@ -32,6 +32,7 @@ from server.onset import Onset
 from server.pacing import TICKS_PER_FRAME, Picture, Schedule
 from server.playout import Playout
 from server.portraits import PortraitCut
+from server.tally import Tally
 from server.tracks import AudioTrack, VideoTrack
 
 __all__ = ["ControlSink", "PeerLink", "Session"]
@@ -114,8 +115,7 @@ class Session:
             tolerance_s=config.drift_tolerance_s,
             quiet_dbfs=config.quiet_dbfs,
         )
-        self.history = History()
-        self.counters = Counters()
+        self.tally = Tally(metrics)
         self._engine = engine
         self._config = config
         self._clock = clock
@@ -241,15 +241,10 @@ class Session:
     def picture_left(self, picture: Picture, frame: int) -> None:
         """Follow the pictures: fresh ones make the session live, rest frames make it rest."""
         is_before_first = self.state is State.WARMING and picture is not Picture.FRESH
-        self._metrics.frames.labels("still" if is_before_first else picture.value).inc()
-        if is_before_first:
-            return
-        if picture is Picture.HELD:
-            self.counters.held_frames += 1
-        elif picture is Picture.REST:
-            self.counters.rest_frames += 1
+        self.tally.picture("still" if is_before_first else picture.value)
+        if picture is Picture.REST and not is_before_first:
             self._enter(Event.REST_FRAME)
-        else:
+        elif picture is Picture.FRESH:
             self._enter(Event.FRESH_FRAME)
             ttff_s = self._onset.show(frame, self._clock.now_s())
             if ttff_s is not None:
@@ -257,15 +252,13 @@ class Session:
 
     def underrun(self) -> None:
         """Count an underrun."""
-        self.counters.underruns += 1
-        self._metrics.underruns.inc()
+        self.tally.underrun()
 
     def frames_dropped(self, num_frames: int, reason: str) -> None:
         """Count frames that nobody sees."""
-        self.counters.dropped_frames += num_frames
-        if reason == "late" and self.counters.dropped_frames >= FRAMES_PER_BLOCK:
+        self.tally.dropped(num_frames, reason)
+        if reason == "late" and self.tally.counters.dropped_frames >= FRAMES_PER_BLOCK:
             self._enter(Event.LATE_WINDOW)
-        self._metrics.dropped.labels(reason).inc(num_frames)
 
     def window_done(self, ledger: WindowLedger, first_frame: int, paced_s: float, lead_s: float) -> None:
         """Publish the ledger of a window."""
@@ -280,8 +273,7 @@ class Session:
         if window is None:
             return
         self._last_window = window.window
-        self.history.add(window)
-        self._metrics.observe_window(window)
+        self.tally.window(window)
         if self.video.sent_s is not None and self.audio.sent_s is not None:
             self._metrics.drift.observe(self.video.sent_s - self.audio.sent_s)
         self._send(ledger_message(window))
@@ -432,8 +424,8 @@ class Session:
             await self._clock.sleep_until_s(next_s)
             self._send(
                 stats_message(
-                    self.history,
-                    self.counters,
+                    self.tally.history,
+                    self.tally.counters,
                     gap_ms=self.microphone.gap_ms,
                     silence_ms=self.microphone.silence_ms,
                 )

@@ -177,7 +177,7 @@ async def test_the_portrait_is_there_at_once_and_the_face_idles_before_the_first
         await r.clock.advance(2.0)
         assert [frame for frame, _ in r.pictures] == list(range(len(r.pictures)))
         assert [value for _, value in r.pictures] == [frame % 200 for frame, _ in r.pictures]
-        assert r.session.counters.underruns == 0
+        assert r.session.tally.counters.underruns == 0
 
 
 async def test_every_frame_shows_its_own_media_time() -> None:
@@ -185,7 +185,7 @@ async def test_every_frame_shows_its_own_media_time() -> None:
         await r.speak(10.0)
         assert len(r.pictures) > 220
         assert all(value == frame % 200 for frame, value in r.pictures)
-        counters = r.session.counters
+        counters = r.session.tally.counters
         assert (counters.underruns, counters.held_frames, counters.rest_frames, counters.dropped_frames) == (0, 0, 0, 0)
 
 
@@ -247,7 +247,7 @@ async def test_a_window_that_never_comes_is_an_underrun_then_a_rest_and_the_sess
     async with room(skipped_windows=frozenset({4, 5, 6})) as r:
         await r.speak(6.0)
         assert r.control.states == ["connecting", "warming", "live", "resting", "live"]
-        counters = r.session.counters
+        counters = r.session.tally.counters
         assert (counters.underruns, counters.held_frames, counters.rest_frames) == (1, 12, 24)
         rested = [value for frame, value in r.pictures if 60 <= frame < 84]
         assert set(rested) <= set(range(12))

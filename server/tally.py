@@ -1,0 +1,47 @@
+"""What is counted of one session: for its viewer, and in the metrics of the server."""
+
+from server.control import Counters
+from server.ledger import History, WindowReport
+from server.metrics import Metrics
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts for one session. Used on the loop only.
+
+    Args:
+        metrics: Of the server.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.history = History()
+        """Its last windows, and its misses."""
+        self.counters = Counters()
+        """Everything else since it began."""
+
+    def window(self, window: WindowReport) -> None:
+        """Count a window that is done."""
+        self.history.add(window)
+        self._metrics.observe_window(window)
+
+    def picture(self, kind: str) -> None:
+        """Count a picture that was handed to the track.
+
+        Args:
+            kind: "fresh", "held", "rest", or "still" for the portrait before the first of them.
+        """
+        self.counters.held_frames += kind == "held"
+        self.counters.rest_frames += kind == "rest"
+        self._metrics.frames.labels(kind).inc()
+
+    def underrun(self) -> None:
+        """Count a frame that was due and not there while frames were flowing."""
+        self.counters.underruns += 1
+        self._metrics.underruns.inc()
+
+    def dropped(self, num_frames: int, reason: str) -> None:
+        """Count frames that nobody sees."""
+        self.counters.dropped_frames += num_frames
+        self._metrics.dropped.labels(reason).inc(num_frames)

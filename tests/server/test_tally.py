@@ -1,0 +1,28 @@
+"""Tests of server/tally.py: what a viewer is told and what /metrics says are the same."""
+
+import pytest
+
+from server.metrics import Metrics
+from server.tally import Tally
+
+pytestmark = pytest.mark.unit
+
+
+def test_pictures_are_counted_by_kind_and_the_portrait_before_them_is_none() -> None:
+    metrics = Metrics()
+    tally = Tally(metrics)
+    for kind in ("still", "fresh", "held", "rest", "rest"):
+        tally.picture(kind)
+    assert (tally.counters.held_frames, tally.counters.rest_frames) == (1, 2)
+    sent = {kind: metrics.registry.get_sample_value("frames_sent_total", {"kind": kind}) for kind in ("still", "rest")}
+    assert sent == {"still": 1.0, "rest": 2.0}
+
+
+def test_what_goes_wrong_is_counted_for_the_viewer_and_the_server() -> None:
+    metrics = Metrics()
+    tally = Tally(metrics)
+    tally.underrun()
+    tally.dropped(12, "late")
+    assert (tally.counters.underruns, tally.counters.dropped_frames) == (1, 12)
+    assert metrics.registry.get_sample_value("underruns_total") == 1.0
+    assert metrics.registry.get_sample_value("frames_dropped_total", {"reason": "late"}) == 12.0
