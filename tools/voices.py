@@ -59,7 +59,7 @@ def load_voices(paths: Sequence[Path], regions: Sequence[str], source: PortraitS
 
 
 class MixedSound:
-    """All voices as one sound, in the place of a file.
+    """All voices as one sound, in the place of a file: their mean, as the published code mixes them (amix of FFmpeg).
 
     Args:
         voices: The voices.
@@ -69,9 +69,7 @@ class MixedSound:
     num_channels = 1
 
     def __init__(self, voices: Voices) -> None:
-        mixed_N = voices.sounds_VN.sum(0, dtype=np.int32)
-        limits = np.iinfo(np.int16)
-        self._mixed_N = mixed_N.clip(limits.min, limits.max).astype(np.int16)
+        self._mixed_N = voices.sounds_VN.mean(0).round().astype(np.int16)
 
     @property
     def duration_s(self) -> float:
