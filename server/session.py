@@ -306,9 +306,15 @@ class Session:
         return self._playout
 
     async def _watch(self, peer: PeerLink) -> None:
-        """End the group when the peer is gone or the session is closed."""
-        await wait_for_one(peer.closed, self._closing)
-        raise _Ended("it was closed" if self._closing.is_set() else "the peer is gone")
+        """End the group when the session is closed, the peer is gone, or aiortc has given up to send one of the tracks."""
+        reasons = {
+            self._closing: "it was closed",
+            peer.closed: "the peer is gone",
+            self.video.stopped: "its pictures cannot be sent any more",
+            self.audio.stopped: "its sound cannot be sent any more",
+        }
+        await wait_for_one(*reasons)
+        raise _Ended(next(reason for event, reason in reasons.items() if event.is_set()))
 
     async def _feed(self) -> None:
         """Give the engine the sound that has become final."""

@@ -89,6 +89,8 @@ class _PacedTrack(MediaStreamTrack, Generic[F]):
         self._rate_hz = rate_hz
         self.sent_s: float | None = None
         """Media time of what the sender took last."""
+        self.stopped = asyncio.Event()
+        """Set once nothing of it is sent any more: at the end, or because its encoder failed."""
 
     async def recv(self) -> F:
         """Wait for the next item; raises MediaStreamError once the track is stopped."""
@@ -106,6 +108,7 @@ class _PacedTrack(MediaStreamTrack, Generic[F]):
         """End the track; a second call does nothing."""
         super().stop()
         self._items.close()
+        self.stopped.set()
 
     @abstractmethod
     def _frame(self, data: NDArray[Any]) -> F: ...

@@ -18,7 +18,7 @@ from aiortc.rtp import RtpPacket
 
 from server.config import IceServer, SessionConfig
 from server.errors import AnswerTimeout, SignalingError
-from server.peer import OpusIntake, Peer
+from server.peer import OpusIntake, Peer, SoundSink
 from server.tracks import AudioTrack, VideoTrack
 
 pytestmark = pytest.mark.contract
@@ -78,6 +78,19 @@ def test_damaged_and_empty_packets_are_survived() -> None:
     assert intake.num_damaged + len(got) == 51
 
 
+async def connect(
+    viewer: RTCPeerConnection,
+    sdp: str,
+    video: VideoTrack,
+    audio: AudioTrack,
+    sink: SoundSink = lambda timestamp, samples: None,
+) -> Peer:
+    """Accept a viewer by its offer, and give it the answer."""
+    peer = await Peer.accept(sdp, ice_servers=(), config=SessionConfig(), video=video, audio=audio, sink=sink)
+    await viewer.setRemoteDescription(RTCSessionDescription(sdp=peer.answer_sdp, type="answer"))
+    return peer
+
+
 async def test_sound_goes_in_and_sound_and_picture_come_out() -> None:
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     viewer.addTrack(Tone())
@@ -85,15 +98,13 @@ async def test_sound_goes_in_and_sound_and_picture_come_out() -> None:
     await viewer.setLocalDescription(await viewer.createOffer())
     heard: asyncio.Queue[tuple[int, np.ndarray]] = asyncio.Queue()
     video, audio = VideoTrack(lambda: None), AudioTrack(lambda: None)
-    peer = await Peer.accept(
+    peer = await connect(
+        viewer,
         viewer.localDescription.sdp,
-        ice_servers=(),
-        config=SessionConfig(),
-        video=video,
-        audio=audio,
-        sink=lambda timestamp, samples: heard.put_nowait((timestamp, samples)),
+        video,
+        audio,
+        lambda timestamp, samples: heard.put_nowait((timestamp, samples)),
     )
-    await viewer.setRemoteDescription(RTCSessionDescription(sdp=peer.answer_sdp, type="answer"))
     await asyncio.wait_for(peer.connected.wait(), 10)
 
     packets = [await asyncio.wait_for(heard.get(), 5) for _ in range(10)]
@@ -121,6 +132,22 @@ async def test_sound_goes_in_and_sound_and_picture_come_out() -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
+async def test_a_track_whose_encoder_fails_says_that_it_is_sent_no_more() -> None:
+    viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    viewer.addTrack(Tone())
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    video, audio = VideoTrack(lambda: None), AudioTrack(lambda: None)
+    peer = await connect(viewer, viewer.localDescription.sdp, video, audio)
+    await asyncio.wait_for(peer.connected.wait(), 10)
+    video.put(0, np.zeros((96, 64), np.float64))
+    await asyncio.wait_for(video.stopped.wait(), 5)
+    assert not audio.stopped.is_set()
+    await viewer.close()
+    await peer.aclose()
+    await asyncio.wait_for(audio.stopped.wait(), 5)
+
+
 async def connects(pattern: str, replacement: str) -> bool:
     """Whether a viewer connects whose candidates are changed before the server sees them."""
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -131,15 +158,7 @@ async def connects(pattern: str, replacement: str) -> bool:
     sdp, num_changed = re.subn(pattern, replacement, viewer.localDescription.sdp)
     assert num_changed
     assert "a=end-of-candidates" in sdp
-    peer = await Peer.accept(
-        sdp,
-        ice_servers=(),
-        config=SessionConfig(),
-        video=video,
-        audio=audio,
-        sink=lambda timestamp, samples: None,
-    )
-    await viewer.setRemoteDescription(RTCSessionDescription(sdp=peer.answer_sdp, type="answer"))
+    peer = await connect(viewer, sdp, video, audio)
     with suppress(TimeoutError):
         await asyncio.wait_for(peer.connected.wait(), 10)
     is_connected = peer.connected.is_set()
@@ -175,13 +194,13 @@ async def offer() -> str:
     return viewer.localDescription.sdp
 
 
-async def refusal(sdp: str, *, ice_servers: tuple[IceServer, ...] = (), **config: float) -> Exception:
+async def refusal(sdp: str, *, ice_servers: tuple[IceServer, ...] = (), offer_timeout_s: float = 8.0) -> Exception:
     """What an offer is refused with."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the caller's affair
         await Peer.accept(
             sdp,
             ice_servers=ice_servers,
-            config=SessionConfig(**config),
+            config=SessionConfig(offer_timeout_s=offer_timeout_s),
             video=VideoTrack(lambda: None),
             audio=AudioTrack(lambda: None),
             sink=lambda timestamp, samples: None,

@@ -384,6 +384,18 @@ async def test_a_peer_that_closes_ends_the_session() -> None:
         assert r.control.states[-1] == "closed"
 
 
+@pytest.mark.parametrize("kind", ["video", "audio"])
+async def test_a_track_that_is_sent_no_more_ends_the_session(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with room() as r:
+        await r.speak(2.0)
+        getattr(r.session, kind).stop()
+        await r.clock.advance(0.0)
+        assert r.control.states[-1] == "closed"
+        assert r.peer.closed.is_set()
+    assert "cannot be sent any more" in caplog.text
+
+
 async def test_a_peer_that_sends_nothing_at_all_any_more_is_gone() -> None:
     async with room() as r:
         await r.speak(2.0)
