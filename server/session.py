@@ -306,7 +306,7 @@ class Session:
         return self._playout
 
     async def _watch(self, peer: PeerLink) -> None:
-        """End the group when the session is closed, the peer is gone, or aiortc has given up to send one of the tracks."""
+        """End the group when the session is closed, the peer is gone, or a track is sent no more."""
         reasons = {
             self._closing: "it was closed",
             peer.closed: "the peer is gone",
