@@ -26,7 +26,8 @@ __all__ = ["run", "served", "show"]
 
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.25
-ADDRESS_WORD = "Open "
+ADDRESS_WORD, FAILED_WORDS = "Open ", "The engine has given up: "
+"""How the lines begin that the server prints of its address, and of an engine that has failed for good."""
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def served(arguments: list[str], *, ready_timeout_s: float) -> Iterator[str]:
         The address of its page, once a session can be opened.
 
     Raises:
-        WorkerError: It ended before it was ready.
+        WorkerError: It ended before it was ready, or its engine has given up.
         WorkerStartTimeout: It was not ready in time.
     """
     command = [sys.executable, "-m", "tools.cli", "serve", "--port", "0", *arguments]
@@ -72,11 +73,21 @@ def _wait_ready(process: subprocess.Popen[str], ready_timeout_s: float) -> str:
         if process.poll() is not None:
             raise WorkerError(f"the server ended with exit code {process.returncode}")
         try:
-            with urllib.request.urlopen(f"{url}readyz", timeout=5):
-                return url
+            state = _info(url)["engine"]["state"]
         except (urllib.error.URLError, TimeoutError):
-            time.sleep(POLL_S)
+            state = "starting"
+        if state == "ready":
+            return url
+        if state == "failed":
+            words = (line.removeprefix(FAILED_WORDS).strip() for line in lines if line.startswith(FAILED_WORDS))
+            raise WorkerError(next(words, "the engine has given up"))
+        time.sleep(POLL_S)
     raise WorkerStartTimeout(ready_timeout_s)
+
+
+def _info(url: str) -> Any:
+    with urllib.request.urlopen(f"{url}api/info", timeout=10) as answer:
+        return json.load(answer)
 
 
 def run(arguments: list[str], *, seconds: float, audio: Path | None, ready_timeout_s: float) -> dict[str, Any]:
@@ -96,8 +107,7 @@ def run(arguments: list[str], *, seconds: float, audio: Path | None, ready_timeo
     """
     sound = read_sound(audio or SAMPLE_SPEECH)
     with served(arguments, ready_timeout_s=ready_timeout_s) as url:
-        with urllib.request.urlopen(f"{url}api/info", timeout=10) as answer:
-            info = json.load(answer)
+        info = _info(url)
         report = asyncio.run(measure(url, sound, seconds))
     return {"machine": describe_machine(), "engine": info["engine"], "session": report.to_json()}
 

@@ -40,3 +40,12 @@ def test_an_engine_that_is_not_ready_in_its_time_is_an_error() -> None:
     slow = ["--engine", "pattern", "--set", "engine.pattern.warm_up_ms=60000", "--set", "log.level=error"]
     with pytest.raises(WorkerStartTimeout, match="not ready after 1 s"), served(slow, ready_timeout_s=1):
         pass
+
+
+def test_an_engine_that_has_given_up_is_not_waited_for() -> None:
+    """It ends with the server's own words, and long before the time that the engine has."""
+    crash = ("fault=crash", "fault_at_warm_up=true")
+    settings = [*(f"engine.pattern.{value}" for value in crash), "engine.max_restarts=0", "log.level=error"]
+    arguments = ["--engine", "pattern", *(part for setting in settings for part in ("--set", setting))]
+    with pytest.raises(WorkerError, match="worker 0 ended with exit code"), served(arguments, ready_timeout_s=3600):
+        pass
