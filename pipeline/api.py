@@ -22,6 +22,7 @@ __all__ = [
     "EngineInfo",
     "FrameBatch",
     "Stream",
+    "StreamCounters",
     "StreamParams",
     "StreamRequest",
     "WindowLedger",
@@ -141,8 +142,28 @@ class FrameBatch:
     """Set on the last batch of a window, None on the others."""
 
 
+@dataclass(slots=True, kw_only=True)
+class StreamCounters:
+    """What happened to a stream besides frames."""
+
+    gap_samples: int = 0
+    """Samples of silence put in where pushed sound had a gap."""
+    overlap_samples: int = 0
+    """Samples that were pushed a second time and dropped."""
+    skipped_windows: int = 0
+    """Windows that the late policy dropped."""
+    reduced_windows: int = 0
+    """Windows made with fewer steps than the engine has."""
+    interrupted_frames: int = 0
+    """Frames that were made and then dropped by an interrupt."""
+
+
 class Stream(Protocol):
     """One avatar run. Iterating gives its frame batches in order; iteration ends when the stream is closed."""
+
+    @property
+    def counters(self) -> StreamCounters:
+        """What happened so far; read it at any time, and after the end."""
 
     async def push_audio(self, pcm: NDArray[np.int16], pts: int) -> None:
         """Add sound.

@@ -88,6 +88,8 @@ class Counters:
     """Counters of a session, since it began."""
 
     def __init__(self) -> None:
+        self.skipped_windows = 0
+        self.reduced_windows = 0
         self.underruns = 0
         self.held_frames = 0
         self.rest_frames = 0
@@ -159,6 +161,8 @@ def stats_message(history: History, counters: Counters, *, gap_ms: float, silenc
         "latency_ms": {f"p{percent}": history.latency_ms(percent) for percent in (50, 95, 99)},
         "pace_ms": {f"p{percent}": history.pace_ms(percent) for percent in (50, 99)},
         "misses": dict(history.misses),
+        "skipped_windows": counters.skipped_windows,
+        "reduced_windows": counters.reduced_windows,
         "underruns": counters.underruns,
         "held_frames": counters.held_frames,
         "rest_frames": counters.rest_frames,

@@ -62,6 +62,12 @@ class Metrics:
         self.misses = Counter(
             "windows_missed", "Windows over budget by the stage that broke it", ["stage"], registry=self.registry
         )
+        self.skipped = Counter(
+            "windows_skipped", "Windows that the late policy dropped before they were made", registry=self.registry
+        )
+        self.reduced = Counter(
+            "windows_reduced", "Windows that the late policy made with fewer steps", registry=self.registry
+        )
         self.underruns = Counter(
             "underruns", "Times a frame was due and not there while frames were flowing", registry=self.registry
         )

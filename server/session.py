@@ -354,6 +354,7 @@ class Session:
                 self._note_failure(exc)
             finally:
                 self._stream = None
+                self.tally.late_windows(stream.counters)
                 await stream.aclose()
             self._log.info("waiting for the engine")
 
@@ -418,6 +419,7 @@ class Session:
         self._base_epoch = self.epoch
         self._base_window = self._last_window + 1
         self._require_playout().begin_stream()
+        self.tally.begin_stream()
         self._stream = stream
         self._log.info("a new stream begins at %.2f s of media time", self._stream_start / FPS)
 
@@ -428,14 +430,10 @@ class Session:
         while True:
             next_s += _STATS_PERIOD_S
             await self._clock.sleep_until_s(next_s)
-            self._send(
-                stats_message(
-                    self.tally.history,
-                    self.tally.counters,
-                    gap_ms=self.microphone.gap_ms,
-                    silence_ms=self.microphone.silence_ms,
-                )
-            )
+            if self._stream is not None:
+                self.tally.late_windows(self._stream.counters)
+            tally, heard = self.tally, self.microphone
+            self._send(stats_message(tally.history, tally.counters, gap_ms=heard.gap_ms, silence_ms=heard.silence_ms))
             num_before, num_received = num_received, await peer.num_received()
             if num_received != num_before:
                 heard_s = self._clock.now_s()

@@ -1,5 +1,8 @@
 """What is counted of one session: for its viewer, and in the metrics of the server."""
 
+from dataclasses import replace
+
+from pipeline.api import StreamCounters
 from server.control import Counters
 from server.ledger import History, WindowReport
 from server.metrics import Metrics
@@ -20,11 +23,30 @@ class Tally:
         """Its last windows, and its misses."""
         self.counters = Counters()
         """Everything else since it began."""
+        self._counted = StreamCounters()
 
     def window(self, window: WindowReport) -> None:
         """Count a window that is done."""
         self.history.add(window)
         self._metrics.observe_window(window)
+
+    def begin_stream(self) -> None:
+        """Windows come from a new stream of the engine from now on."""
+        self._counted = StreamCounters()
+
+    def late_windows(self, so_far: StreamCounters) -> None:
+        """Count what the late policy did to windows since the last call.
+
+        Args:
+            so_far: Of the stream.
+        """
+        num_skipped = so_far.skipped_windows - self._counted.skipped_windows
+        num_reduced = so_far.reduced_windows - self._counted.reduced_windows
+        self._counted = replace(so_far)
+        self.counters.skipped_windows += num_skipped
+        self.counters.reduced_windows += num_reduced
+        self._metrics.skipped.inc(num_skipped)
+        self._metrics.reduced.inc(num_reduced)
 
     def picture(self, kind: str) -> None:
         """Count a picture that was handed to the track.

@@ -139,6 +139,8 @@ class Report:
     playout_delay_ms: int = 0
     misses: dict[str, int] = field(default_factory=dict)
     misses_settled: int = 0
+    skipped_windows: int = 0
+    reduced_windows: int = 0
     underruns: int = 0
     underruns_settled: int = 0
     frames: int = 0
@@ -275,6 +277,8 @@ class Viewer:
             playout_delay_ms=self.answer.get("playout_delay_ms", 0),
             misses=last.get("misses", {}),
             misses_settled=sum(m["missed"] is not None for second, m in ledgers if second > settled_s),
+            skipped_windows=last.get("skipped_windows", 0),
+            reduced_windows=last.get("reduced_windows", 0),
             underruns=last.get("underruns", 0),
             underruns_settled=last.get("underruns", 0) - (before[-1] if before else 0),
             frames=len(self.frames),

@@ -78,7 +78,7 @@ export class LedgerPanel {
     this.#figure("pace", String(Math.round(stats.pace_ms.p50)));
     this.#showVerdict();
     this.#figure("underruns", String(stats.underruns));
-    this.#figure("misses", words.ledger.missed(stats.misses));
+    this.#figure("misses", words.ledger.missed(stats.misses, stats.skipped_windows));
     this.root.toggleAttribute("data-late", stats.latency_ms.p99 > this.budgetMs);
     if (this.numStats++ % ANNOUNCED_EVERY === 0) {
       this.canvas.setAttribute("aria-label", words.ledger.summary(stats, this.budgetMs));

@@ -51,10 +51,11 @@ export const words = {
       }
       return steps < numSteps ? `To keep the pace, the engine takes ${steps} of its ${numSteps} steps.` : "";
     },
-    missed: (/** @type {Record<string, number>} */ misses) =>
-      Object.entries(misses)
+    /** Windows over budget by stage, and those that were never made. */
+    missed: (/** @type {Record<string, number>} */ misses, /** @type {number} */ skipped) =>
+      Object.entries({ ...misses, skipped })
         .filter(([, count]) => count > 0)
-        .map(([stage, count]) => `${count} ${words.ledger.stages[/** @type {"wait"} */ (stage)] ?? stage}`)
+        .map(([stage, count]) => `${count} ${words.ledger.stages[/** @type {"wait"} */ (stage)] ?? "left out"}`)
         .join(", ") || "none",
   },
 

@@ -8,20 +8,19 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.api import EngineInfo, FrameBatch, StreamParams
+from pipeline.api import EngineInfo, FrameBatch, StreamCounters, StreamParams
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError, WorkerError
 from pipeline.geometry import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from pipeline.host import messages as m
 from pipeline.host.ring import FrameRing
 
-__all__ = ["HostStream", "MessageSink", "StreamCounters", "check_portrait", "check_prompt"]
+__all__ = ["HostStream", "MessageSink", "check_portrait", "check_prompt"]
 
 _logger = logging.getLogger(__name__)
 
@@ -34,22 +33,6 @@ class MessageSink(Protocol):
 
     async def drain(self) -> None:
         """Wait until most of what was sent is taken."""
-
-
-@dataclass(slots=True, kw_only=True)
-class StreamCounters:
-    """What happened to a stream besides frames."""
-
-    gap_samples: int = 0
-    """Samples of silence put in where pushed sound had a gap."""
-    overlap_samples: int = 0
-    """Samples that were pushed a second time and dropped."""
-    skipped_windows: int = 0
-    """Windows that the late policy dropped."""
-    reduced_windows: int = 0
-    """Windows made with fewer steps than the engine has."""
-    interrupted_frames: int = 0
-    """Frames that were made and then dropped by an interrupt."""
 
 
 class HostStream:

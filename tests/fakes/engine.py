@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.api import EngineInfo, FrameBatch, StreamParams, StreamRequest, WindowLedger
+from pipeline.api import EngineInfo, FrameBatch, StreamCounters, StreamParams, StreamRequest, WindowLedger
 from pipeline.errors import StreamLimitReached, WorkerCrashed, WorkerError
 from pipeline.geometry import FRAMES_PER_BLOCK, WINDOW_SAMPLES
 from server.clock import Clock
@@ -49,6 +49,7 @@ class FakeStream:
     is_closed: bool = False
     failure: WorkerError | None = None
     windows_made: int = 0
+    counters: StreamCounters = field(default_factory=StreamCounters)
     interrupt_gate: asyncio.Event = field(default_factory=_open_gate)
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class FakeStream:
 
     def _make(self, window: int) -> None:
         if window in self.skipped_windows:
+            self.counters.skipped_windows += 1
             return
         first = window * FRAMES_PER_BLOCK
         frames = np.stack([np.full((24, 16), (first + i) % 200, np.uint8) for i in range(FRAMES_PER_BLOCK)])

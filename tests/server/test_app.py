@@ -188,8 +188,9 @@ async def test_the_metrics_are_prometheus_text(assets: Path) -> None:
         types = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
         assert types >= {
             "window_latency_seconds", "stage_seconds", "pace_seconds", "lead_seconds", "drift_seconds", "ttff_seconds",
-            "underruns_total", "frames_sent_total", "frames_dropped_total", "windows_missed_total", "sessions",
-            "event_loop_lag_seconds", "worker_restarts_total", "engine_ready",
+            "underruns_total", "frames_sent_total", "frames_dropped_total", "windows_missed_total",
+            "windows_skipped_total", "windows_reduced_total", "sessions", "event_loop_lag_seconds", "worker_restarts_total",
+            "engine_ready",
         }  # fmt: skip
         s.engine.become("restarting")
         text = (await s.client.get("/metrics")).text

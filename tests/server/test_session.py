@@ -253,6 +253,20 @@ async def test_a_window_that_never_comes_is_an_underrun_then_a_rest_and_the_sess
         assert set(rested) <= set(range(12))
 
 
+async def test_windows_that_the_late_policy_left_out_are_told_over_all_streams_of_a_session() -> None:
+    async with room(skipped_windows=frozenset({4, 6})) as r:
+        await r.speak(4.1)
+        assert r.control.of("stats")[-1]["skipped_windows"] == 2
+        r.engine.streams[0].counters.reduced_windows = 3
+        r.engine.become("restarting")
+        r.engine.become("ready")
+        await r.speak(3.1)
+        last = r.control.of("stats")[-1]
+        assert (last["skipped_windows"], last["reduced_windows"]) == (3, 3)
+        assert r.metrics.registry.get_sample_value("windows_skipped_total") == 3.0
+        assert r.metrics.registry.get_sample_value("windows_reduced_total") == 3.0
+
+
 async def test_a_crash_of_the_engine_rests_the_face_and_a_new_stream_takes_over() -> None:
     async with room() as r:
         await r.speak(3.0)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.api import StreamCounters
 from server.metrics import Metrics
 from server.tally import Tally
 
@@ -26,3 +27,18 @@ def test_what_goes_wrong_is_counted_for_the_viewer_and_the_server() -> None:
     assert (tally.counters.underruns, tally.counters.dropped_frames) == (1, 12)
     assert metrics.registry.get_sample_value("underruns_total") == 1.0
     assert metrics.registry.get_sample_value("frames_dropped_total", {"reason": "late"}) == 12.0
+
+
+def test_what_the_late_policy_did_is_counted_once_over_all_streams() -> None:
+    metrics = Metrics()
+    tally = Tally(metrics)
+    counters = StreamCounters(skipped_windows=2)
+    tally.late_windows(counters)
+    counters.skipped_windows, counters.reduced_windows = 3, 1
+    tally.late_windows(counters)
+    tally.late_windows(counters)
+    tally.begin_stream()
+    tally.late_windows(StreamCounters(skipped_windows=1))
+    assert (tally.counters.skipped_windows, tally.counters.reduced_windows) == (4, 1)
+    assert metrics.registry.get_sample_value("windows_skipped_total") == 4.0
+    assert metrics.registry.get_sample_value("windows_reduced_total") == 1.0

@@ -82,7 +82,8 @@ test("A refusal without words of its own shows the server's.", () => {
   assert.match(problemOf(state).text, /300000 bytes/);
 });
 
-test("Misses are listed by stage, and none is said as none.", () => {
-  assert.equal(words.ledger.missed({ wait: 0, decode: 2, steps: 1 }), "2 decode, 1 denoise");
-  assert.equal(words.ledger.missed({ wait: 0 }), "none");
+test("Misses are listed by stage with the windows that were left out, and none is said as none.", () => {
+  assert.equal(words.ledger.missed({ wait: 0, decode: 2, steps: 1 }, 0), "2 decode, 1 denoise");
+  assert.equal(words.ledger.missed({ wait: 0, decode: 2 }, 14), "2 decode, 14 left out");
+  assert.equal(words.ledger.missed({ wait: 0 }, 0), "none");
 });
