@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def read_header_bytes(path: Path) -> bytes:
 
 
 def read_torch(path: Path, device: str) -> dict[str, Tensor]:
-    """Open a file of torch's that holds a dictionary of tensors, and nothing else.
+    """Open a file of torch's that holds a dictionary of tensors, and nothing else. Safe on any thread.
 
     Args:
         path: The file.
@@ -99,9 +98,7 @@ def read_torch(path: Path, device: str) -> dict[str, Tensor]:
     if start[:1] not in (_ZIP[:1], _PICKLE):
         raise WeightsError(str(path), "is no file of torch's")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the age of the format
-            state = torch.load(path, map_location=device, weights_only=True, mmap=start.startswith(_ZIP))
+        state = torch.load(path, map_location=device, weights_only=True, mmap=start.startswith(_ZIP))
     except pickle.UnpicklingError as exc:
         raise WeightsError(str(path), _NOT_ONLY_TENSORS) from exc
     except _DAMAGE as exc:

@@ -368,6 +368,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("save", "message"),
     [

@@ -89,6 +89,7 @@ def test_what_torch_never_wrote_is_refused(tmp_path: Path, content: bytes) -> No
         read_torch_headers(tmp_path / "x.pth")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("read", [read_torch_headers, lambda path: read_torch(path, "cpu")])
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, is_zip: bool, read) -> None:  # type: ignore[no-untyped-def]
@@ -109,6 +110,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, is_
         assert proof.exists()
 
 
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
 def test_an_archive_with_a_program_in_it_is_refused(tmp_path: Path) -> None:
     """Torch's other kind of file, which its reader would hand to an interpreter."""
     torch.save(TENSORS, tmp_path / "x.pth")
