@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipeline.audio.context import LiveContext
 from pipeline.errors import ConfigError
 from pipeline.geometry import FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SIZE_MULTIPLE_PX
+from pipeline.schedule import EMBEDDED_STEPS, MAX_STEPS, MIN_STEPS
 
 __all__ = ["EngineConfig", "LargeConfig", "PatternConfig", "Prompt", "num_cores"]
 
@@ -132,7 +133,7 @@ class EngineConfig(BaseModel):
     """Whether the embedded engine makes less where the machine is too slow for live: fewer steps, then smaller
     pictures. `visavis render` has the time and never does.
     """
-    num_steps: int | None = Field(default=None, ge=3, le=8)
+    num_steps: int | None = Field(default=None, ge=MIN_STEPS, le=MAX_STEPS)
     """Denoising steps per block; null leaves the choice to the engine: the embedded one measures what holds the pace,
     the large one takes four."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -195,6 +196,13 @@ class EngineConfig(BaseModel):
         if self.name == "large" and (self.weights_dir is None) != self.large.random_weights:
             given = None if self.weights_dir is None else str(self.weights_dir)
             raise ConfigError("weights_dir", given, "the large engine takes either it or large.random_weights")
+        return self
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> EngineConfig:
+        if self.name == "embedded" and (self.num_steps or 0) > EMBEDDED_STEPS:
+            rule = f"the embedded engine was trained for {EMBEDDED_STEPS} at most"
+            raise ConfigError("num_steps", self.num_steps, rule)
         return self
 
     @model_validator(mode="after")

@@ -14,8 +14,10 @@ from pipeline.errors import ConfigError, MediaError
 
 __all__ = [
     "BLOCKS_PER_CLIP",
+    "EMBEDDED_PX",
     "FPS",
     "FRAMES_PER_BLOCK",
+    "FRAMES_PER_CLIP",
     "LATENT_FRAMES_PER_BLOCK",
     "SAMPLES_PER_FRAME",
     "SAMPLE_RATE_HZ",
@@ -38,8 +40,12 @@ VAE_TEMPORAL_STRIDE = 4
 LATENT_FRAMES_PER_BLOCK = 3
 FRAMES_PER_BLOCK = LATENT_FRAMES_PER_BLOCK * VAE_TEMPORAL_STRIDE
 BLOCKS_PER_CLIP = 4
+FRAMES_PER_CLIP = BLOCKS_PER_CLIP * FRAMES_PER_BLOCK
 WINDOW_SAMPLES = FRAMES_PER_BLOCK * SAMPLES_PER_FRAME
 WINDOW_S = FRAMES_PER_BLOCK / FPS
+
+EMBEDDED_PX = (384, 256)
+"""Size of the embedded avatar's pictures, height and width, where the machine is fast enough for them."""
 
 SIZE_MULTIPLE_PX = 64
 """Grid of the published model's sizes: VAE stride 8, patch 2, and the motion packer's coarsest patch of 4 tokens."""

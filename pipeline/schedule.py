@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 
-__all__ = ["MAX_STEPS", "MIN_STEPS", "NUM_TRAIN_TIMESTEPS", "Schedule", "make_schedule"]
+__all__ = ["EMBEDDED_STEPS", "MAX_STEPS", "MIN_STEPS", "NUM_TRAIN_TIMESTEPS", "Schedule", "make_schedule"]
 
 NUM_TRAIN_TIMESTEPS = 1000
 MIN_STEPS = 3
 MAX_STEPS = 8
+EMBEDDED_STEPS = 4
+"""What the embedded avatar learnt; it makes no more."""
 
 _SHIFT = 3.0
 

@@ -11,9 +11,8 @@ from pipeline.geometry import VAE_TEMPORAL_STRIDE, VideoGeometry
 from pipeline.models.dit_config import DiTConfig
 from pipeline.models.embedded_vae import SPATIAL_STRIDE
 
-__all__ = ["MOTION_SCALE", "MOTION_SIGNAL_DIM", "NUM_STEPS", "embedded_geometry", "motion_signal"]
+__all__ = ["MOTION_SCALE", "MOTION_SIGNAL_DIM", "embedded_geometry", "motion_signal"]
 
-NUM_STEPS = 4
 MOTION_SCALE = (8.0, 15.0, 20.0, 1.0, 4.0, 6.0, 2.0)
 """Brings the motion planner's channels (`pipeline.motion.MOTION_CHANNELS`) to about unit size for the networks."""
 MOTION_SIGNAL_DIM = VAE_TEMPORAL_STRIDE * len(MOTION_SCALE)

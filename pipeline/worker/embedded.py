@@ -19,14 +19,14 @@ from pipeline.audio.features import EmbeddedFeatures
 from pipeline.audio.level import LoudnessMeter
 from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError
-from pipeline.geometry import WINDOW_S, WINDOW_SAMPLES
-from pipeline.models.embedded import NUM_STEPS, embedded_geometry, motion_signal
+from pipeline.geometry import EMBEDDED_PX, WINDOW_S, WINDOW_SAMPLES
+from pipeline.models.embedded import embedded_geometry, motion_signal
 from pipeline.models.packed_decoder import PackedDecoder
 from pipeline.models.packed_dit import pack_dit
 from pipeline.models.precision import cast_bulk
 from pipeline.models.sampler import Noise, sample_block
 from pipeline.motion import MotionPlanner
-from pipeline.schedule import make_schedule
+from pipeline.schedule import EMBEDDED_STEPS, make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
 from pipeline.worker.pace import Leeway, Load, settle
@@ -41,8 +41,8 @@ WARM_WINDOWS, TIMED_WINDOWS = 3, 8
 LONGEST_TIMING_S = 6.0
 """Where windows take so long that timing them all would hold up the start, fewer are timed."""
 MIN_STEPS = 2
-FULL_PX, SMALLER_PX = (384, 256), ((288, 192),)
-"""Picture sizes that the networks were trained at, height and width."""
+SMALLER_PX = ((288, 192),)
+"""Smaller picture sizes that the networks were trained at, height and width."""
 
 NOTE_DOMAIN = "the embedded model learnt from rendered people; the large engine is for photographs"
 
@@ -56,12 +56,9 @@ class EmbeddedModel:
 
     Raises:
         WeightsError: A file is missing or damaged.
-        ConfigError: A setting that this engine does not know.
     """
 
     def __init__(self, config: EngineConfig, *, pace_s: float = PACE_SHARE * WINDOW_S) -> None:
-        if config.num_steps is not None and config.num_steps > NUM_STEPS:
-            raise ConfigError("num_steps", config.num_steps, f"the embedded engine was trained for {NUM_STEPS} at most")
         torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
         files = EmbeddedFiles(config.weights_dir)
@@ -72,11 +69,11 @@ class EmbeddedModel:
         self.features = EmbeddedFeatures(files.load_frontend())
         self._config = config
         self._pace_s = pace_s if config.keeps_pace else math.inf
-        self._max_steps = config.num_steps or NUM_STEPS
+        self._max_steps = config.num_steps or EMBEDDED_STEPS
         self._notes: tuple[str, ...] = (NOTE_DOMAIN,)
 
     name = "embedded"
-    height_px, width_px = FULL_PX
+    height_px, width_px = EMBEDDED_PX
     accepts_prompt = False
     accepts_portrait = True
 
@@ -195,10 +192,10 @@ class EmbeddedStream:
     ) -> None:
         self._model = model
         self._params = params
-        self._schedule = make_schedule(NUM_STEPS)
+        self._schedule = make_schedule(EMBEDDED_STEPS)
         geometry = embedded_geometry(model.dit.config, height_px=model.height_px, width_px=model.width_px)
         self._cache = model.dit.new_cache(
-            latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=NUM_STEPS
+            latent_height=geometry.latent_height, latent_width=geometry.latent_width, num_steps=EMBEDDED_STEPS
         )
         self._decoder_state = model.vae.new_state()
         self._noise = Noise(geometry, seed=seed)

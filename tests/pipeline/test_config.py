@@ -75,6 +75,13 @@ def test_the_large_engine_takes_either_files_or_random_weights(settings: dict[st
     assert EngineConfig(name="large", weights_dir=Path("/w")).large.random_weights is False
 
 
+def test_more_steps_than_the_embedded_engine_was_trained_for_are_refused() -> None:
+    with pytest.raises(ValidationError, match="num_steps is 5, but the embedded engine was trained for 4 at most"):
+        EngineConfig(num_steps=5)
+    assert EngineConfig(num_steps=4).num_steps == 4
+    assert EngineConfig(name="pattern", num_steps=5).num_steps == 5
+
+
 def test_the_large_engine_is_waited_for_longer_unless_something_is_said() -> None:
     large, embedded = EngineConfig(name="large", weights_dir=Path("/w")), EngineConfig()
     assert (large.ready_timeout_s, embedded.ready_timeout_s) == (3600, 120)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pipeline.config import EngineConfig
 from pipeline.geometry import FPS, FRAMES_PER_BLOCK, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VAE_TEMPORAL_STRIDE
-from pipeline.models.embedded import NUM_STEPS
+from pipeline.schedule import EMBEDDED_STEPS
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import AvatarModel, load_model
 from tools.bench import heldout, measures
@@ -279,7 +279,7 @@ def run(config: EngineConfig, plan: Plan, report: Report) -> dict[str, Any]:
     clips = load_librivox()
     script = make_script(clips)
     precision = "fp32" if config.precision == "auto" else config.precision
-    config = config.model_copy(update={"num_steps": config.num_steps or NUM_STEPS, "precision": precision})
+    config = config.model_copy(update={"num_steps": config.num_steps or EMBEDDED_STEPS, "precision": precision})
     model = load_model(config)
     renderer = heldout.open_renderer(model.width_px, model.height_px)
     result: dict[str, Any] = {

@@ -21,9 +21,8 @@ import torch
 
 from pipeline.models.audio_frontend import AudioFrontend
 from pipeline.models.dit import DiT
-from pipeline.models.embedded import NUM_STEPS
 from pipeline.models.embedded_vae import EmbeddedVAE
-from pipeline.schedule import make_schedule
+from pipeline.schedule import EMBEDDED_STEPS, make_schedule
 from tools.train import sizes
 from tools.train.decoder_stage import DecoderSettings, DecoderStage
 from tools.train.farm import SLOTS_PER_WORKER, ClipPool, ClipShape, Farm
@@ -107,7 +106,7 @@ class _Chain:
 
     def __init__(self, work: Path, pool: ClipPool, replicas: Replicas) -> None:
         self._work, self._pool, self._replicas = work, pool, replicas
-        self._levels = make_schedule(NUM_STEPS)
+        self._levels = make_schedule(EMBEDDED_STEPS)
         device = replicas.device
         self._vae, self._vae_average = (EmbeddedVAE(sizes.VAE).to(device) for _ in range(2))
         self._dit, self._dit_average = (DiT(sizes.DIT).to(device) for _ in range(2))

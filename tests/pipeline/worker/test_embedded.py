@@ -241,11 +241,6 @@ def test_a_portrait_of_another_size_is_refused(model: EmbeddedModel, shape: tupl
             stream.set_portrait(given)
 
 
-def test_more_steps_than_it_was_trained_for_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_steps is 5, but the embedded engine was trained for 4 at most"):
-        EmbeddedModel(EngineConfig(num_steps=5))
-
-
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"manifest\.json: the manifest cannot be read"):
         EmbeddedModel(EngineConfig(weights_dir=tmp_path))
