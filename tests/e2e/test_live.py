@@ -44,7 +44,7 @@ def report(server: Any, speech_path: Path) -> Report:
 
 @contextmanager
 def unless_late(server: Any) -> Iterator[None]:
-    """Skip, with the figure, what fails where the engine could not keep its pace beside the client on these cores."""
+    """Skip, with the figures, what fails where the client left the engine too little of these cores."""
     try:
         yield
     except AssertionError:
@@ -54,7 +54,7 @@ def unless_late(server: Any) -> Iterator[None]:
 
 def test_the_session_is_live_and_every_window_is_accounted_for(report: Report, server: Any) -> None:
     with unless_late(server):
-        assert report.states[:3] == ["connecting", "warming", "live"]
+        assert report.states.index("live") <= 2, f"not live at once: {report.states}"
         assert report.windows >= (SECONDS - 4) / 0.48
         assert report.first_frame_s is not None
         assert report.first_frame_s < 5.0
@@ -83,10 +83,8 @@ def test_the_server_publishes_the_same_windows(report: Report, server: Any) -> N
 
 def test_a_worker_that_is_killed_comes_back(report: Report, server: Any) -> None:
     del report
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    if not children.is_file():
+    if not server.workers():
         pytest.skip("the worker's process id is only known on Linux")
-    worker = int(children.read_text().split()[0])
-    os.kill(worker, signal.SIGKILL)
+    os.kill(server.workers()[0], signal.SIGKILL)
     server._wait(lambda: server.get("readyz") is None, 10.0, "notice")
     server._wait(lambda: server.get("readyz") is not None, 60.0, "restart its worker")

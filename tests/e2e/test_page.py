@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.config import ServerConfig
+from server.config import ServerConfig, SessionConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -291,7 +291,7 @@ def test_a_visitor_who_leaves_frees_the_place(visit: Visit, server: Server) -> N
     visitor = visit()
     visitor.start()
     visitor.page.goto("about:blank")
-    server.wait_until_free()
+    server.wait_until_free(limit_s=SessionConfig().peer_silence_s / 2)
 
 
 def test_the_page_survives_a_restart_of_the_server(visit: Visit, server: Server) -> None:
