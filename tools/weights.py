@@ -41,6 +41,7 @@ def check(folder: Path) -> dict[str, Any]:
             "num_parameters": part.num_parameters,
             "dtypes": part.dtypes,
             "problems": [{"path": problem.path, "reason": problem.reason} for problem in part.problems],
+            "remarks": part.remarks,
         }
         for part in report.parts
     ]
@@ -72,6 +73,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     for part in report["parts"]:
         for problem in part["problems"]:
             console.print(f"{problem['path']}: {problem['reason']}", style="red", markup=False, highlight=False)
+        for remark in part["remarks"]:
+            console.print(f"{part['path']}: {remark}", style="yellow", markup=False, highlight=False)
 
 
 def fetch(folder: Path, console: Console, announce: Callable[[str], None]) -> None:

@@ -30,6 +30,7 @@ _AUDIO_WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, TensorHeader]]], ...
 )
 _TOKENIZER_NAME = "tokenizer.json"
 _END_MARK = "</s>"
+_SHOWN_NAMES = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Part:
     """Size of its files."""
     problems: list[WeightsError] = field(default_factory=list)
     """All that is wrong with it; nothing is raised before `Report.require`."""
+    remarks: list[str] = field(default_factory=list)
+    """What is odd with it and does no harm."""
 
     @property
     def dtypes(self) -> list[str]:
@@ -169,8 +172,12 @@ def _check_transformer(files: OfficialFolder, shapes: Shapes) -> Part:
 def _check_adapter(path: Path, config: DiTConfig, shapes: Shapes) -> Part:
     part = _read(path, "adapter", "makes four denoising steps enough", read_safetensors)
     if not part.problems:
-        _, problems = find_pairs(part.headers, adapter_targets(shapes), published_rank(config))
-        part.problems += [WeightsError(str(path), problem) for problem in problems]
+        found = find_pairs(part.headers, adapter_targets(shapes), published_rank(config))
+        part.problems += [WeightsError(str(path), problem) for problem in found.problems]
+        if found.unused:
+            more = len(found.unused) - _SHOWN_NAMES
+            names = ", ".join(found.unused[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+            part.remarks.append(f"not used, because they belong to no layer that the adapter changes: {names}")
     return part
 
 

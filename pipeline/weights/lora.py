@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import safe_open
 from torch import Tensor
@@ -22,7 +23,16 @@ from pipeline.models.published import PUBLISHED_14B
 from pipeline.weights.headers import TensorHeader, read_safetensors
 from pipeline.weights.tables import adapter_targets, dit_shapes
 
-__all__ = ["ADAPTER_SCALE", "Adapter", "Pair", "find_pairs", "merge_pair", "open_adapter", "published_rank"]
+__all__ = [
+    "ADAPTER_SCALE",
+    "Adapter",
+    "FoundPairs",
+    "Pair",
+    "find_pairs",
+    "merge_pair",
+    "open_adapter",
+    "published_rank",
+]
 
 _RANK, _ALPHA = 128, 64.0
 ADAPTER_SCALE = _ALPHA / _RANK
@@ -43,6 +53,17 @@ class Pair:
     """B, (out, rank)."""
 
 
+class FoundPairs(NamedTuple):
+    """What an adapter's file holds."""
+
+    pairs: dict[str, Pair]
+    """The pairs by layer; of use only if nothing is wrong."""
+    problems: list[str]
+    """All that is wrong, in words."""
+    unused: list[str]
+    """Names of tensors that belong to no layer that the adapter changes; the published code passes over them, too."""
+
+
 def published_rank(config: DiTConfig) -> int | None:
     """Say which rank the adapter of a transformer has to have.
 
@@ -57,7 +78,7 @@ def published_rank(config: DiTConfig) -> int | None:
 
 def find_pairs(
     headers: Mapping[str, TensorHeader], targets: Mapping[str, tuple[int, int]], rank: int | None
-) -> tuple[dict[str, Pair], list[str]]:
+) -> FoundPairs:
     """Find the pair of every layer.
 
     Args:
@@ -66,14 +87,14 @@ def find_pairs(
         rank: Rank of the pairs; None: whatever they have in common.
 
     Returns:
-        The pairs by layer, and all that is wrong, in words; the pairs are of use only if nothing is.
+        The pairs, what is wrong with them, and what else there is.
     """
     sides: dict[str, dict[str, list[str]]] = {layer: {"A": [], "B": []} for layer in targets}
-    problems = []
+    problems, unused = [], []
     for name in headers:
         match = _KEY.fullmatch(name)
         if match is None or match["layer"] not in sides:
-            problems.append(f"tensor {name} belongs to no layer that the adapter changes")
+            unused.append(name)
         else:
             sides[match["layer"]][match["side"]].append(name)
     num_whole = sum(all(found.values()) for found in sides.values())
@@ -90,7 +111,7 @@ def find_pairs(
             pair = pairs[layer] = Pair(found["A"][0], found["B"][0])
             rank = rank or next(iter(headers[pair.down].shape), 0)
             problems += _misfits(headers, pair, targets[layer], rank)
-    return pairs, problems
+    return FoundPairs(pairs, problems, unused)
 
 
 def _misfits(headers: Mapping[str, TensorHeader], pair: Pair, layer_shape: tuple[int, int], rank: int) -> Iterator[str]:
@@ -165,8 +186,8 @@ def open_adapter(path: Path, config: DiTConfig) -> Iterator[Adapter]:
         WeightsError: The file is unreadable, or a pair is missing or does not fit; the first one is named.
     """
     headers = read_safetensors(path)
-    pairs, problems = find_pairs(headers, adapter_targets(dit_shapes(config)), published_rank(config))
-    if problems:
-        raise WeightsError(str(path), problems[0])
+    found = find_pairs(headers, adapter_targets(dit_shapes(config)), published_rank(config))
+    if found.problems:
+        raise WeightsError(str(path), found.problems[0])
     with safe_open(path, "pt") as file:
-        yield Adapter(file, pairs, ADAPTER_SCALE)
+        yield Adapter(file, found.pairs, ADAPTER_SCALE)

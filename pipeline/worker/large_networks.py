@@ -82,6 +82,9 @@ class OfficialNetworks:
     def __init__(self, folder: Path, cache: Path | None) -> None:
         report = check_folder(folder)
         self._files = report.require()
+        for part in report.parts:
+            for remark in part.remarks:
+                logger.warning("weights %s: %s", part.path, remark)
         self._cache = cache
         self.sizes = report.sizes
         parameters = {part.name: part.num_parameters for part in report.parts}

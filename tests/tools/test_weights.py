@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,12 @@ from rich.console import Console
 
 from pipeline.weights.pull import REPOSITORIES
 from tests.fakes.checkpoint import write_checkpoint
+from tests.fakes.command_line import visavis
 from tests.fakes.hub import FakeHub
 from tools.weights import check, show
 
 pytestmark = pytest.mark.contract
 
-ROOT = Path(__file__).parents[2]
 SHARD = "diffusion_pytorch_model-00003-of-00004.safetensors"
 
 
@@ -52,13 +49,6 @@ def hub(whole: Path):  # type: ignore[no-untyped-def]
         yield hub
 
 
-def visavis(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    variables = {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", **environment}
-    command = [sys.executable, "-m", "tools.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=55, cwd=ROOT, env=variables, check=False)
-
-
 def test_a_whole_folder_is_shown_part_by_part(whole: Path) -> None:
     result = visavis("weights", "check", whole)
     assert result.returncode == 0, result.stderr
@@ -73,10 +63,12 @@ def test_the_published_figures_fit_a_narrow_terminal(whole: Path) -> None:
     report = check(whole)
     report["parts"][0] |= {"num_bytes": 32_591_700_000, "num_tensors": 1260, "num_parameters": 16_295_755_609}
     report["parts"][0]["problems"] = [{"path": "[x]/y", "reason": "is missing"}] * 1260
+    report["parts"][1]["remarks"] = ["not used: [z]"]
     text = io.StringIO()
     show(report, Console(file=text, width=80))
     for words in ("16,295,755,609", "32.592", "1260 problems", "transformer", "audio encoder", "[x]/y: is missing"):
         assert words in text.getvalue()
+    assert ":notused:[z]" in "".join(text.getvalue().split())
     assert "…" not in text.getvalue()
 
 

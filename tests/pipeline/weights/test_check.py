@@ -204,6 +204,16 @@ def test_an_adapter_without_one_of_its_pairs_is_told(folder: Path) -> None:
     assert "lora_B of blocks.3.cross_attn.k is missing; 51 of 52 pairs are there" in only_problem(folder)
 
 
+def test_an_adapter_that_holds_more_is_whole_and_the_rest_is_named(folder: Path) -> None:
+    path = folder / "LiveAvatar" / "liveavatar.safetensors"
+    change(path, lambda weights: weights.update({f"extra.{number}": torch.zeros(1) for number in range(5)}))
+    report = check_folder(folder)
+    assert report.problems == []
+    remarks = {part.name: part.remarks for part in report.parts if part.remarks}
+    words = "not used, because they belong to no layer that the adapter changes: extra.0, extra.1, extra.2 and 2 more"
+    assert remarks == {"adapter": [words]}
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("infix", INFIXES)
 def test_an_adapter_in_any_spelling_is_whole(folder: Path, prefix: str, infix: str) -> None:

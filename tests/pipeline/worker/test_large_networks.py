@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config import EngineConfig, LargeConfig
@@ -130,3 +131,12 @@ def test_the_published_sizes_are_the_default() -> None:
     networks = RandomNetworks()
     assert networks.sizes.dit.num_layers == 40
     assert networks.num_audio_parameters == 315_437_568
+
+
+def test_what_is_odd_and_does_no_harm_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_checkpoint(tmp_path).adapter
+    save_file({**load_file(path), "extra": torch.zeros(1)}, path)
+    OfficialNetworks(tmp_path, None)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"weights {path}: not used, because they belong to no layer")
+    assert record.getMessage().endswith(": extra")
