@@ -189,8 +189,8 @@ async def test_the_metrics_are_prometheus_text(assets: Path) -> None:
         assert types >= {
             "window_latency_seconds", "stage_seconds", "pace_seconds", "lead_seconds", "drift_seconds", "ttff_seconds",
             "underruns_total", "frames_sent_total", "frames_dropped_total", "windows_missed_total",
-            "windows_skipped_total", "windows_reduced_total", "sessions", "event_loop_lag_seconds", "worker_restarts_total",
-            "engine_ready",
+            "windows_skipped_total", "windows_reduced_total", "sessions", "event_loop_lag_seconds",
+            "worker_restarts_total", "engine_ready",
         }  # fmt: skip
         s.engine.become("restarting")
         text = (await s.client.get("/metrics")).text
