@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from pipeline.api import EngineInfo, FrameBatch, Stream, StreamParams, StreamRequest, WindowLedger
 from pipeline.errors import AvatarError, StreamLimitReached, WorkerError
@@ -375,6 +375,8 @@ class Session:
             self._engine_changed.clear()
             info = self._engine.info
             if info is None:
+                if self._engine.state == "failed":
+                    self._give_up(EngineNotReady("failed"))
                 await self._engine_changed.wait()
                 continue
             try:
@@ -394,8 +396,11 @@ class Session:
         """Count a failure in a row; where another stream would not help any more, say so and end the session."""
         self._num_failures += 1
         if self._num_failures == _MAX_FAILURES or not isinstance(exc, _PASSING):
-            self._send(problem_message(reply_for(exc, retry_after_s=math.ceil(_REOPEN_DELAY_S))))
-            raise _Ended("the engine makes nothing for it any more") from exc
+            self._give_up(exc)
+
+    def _give_up(self, exc: AvatarError) -> NoReturn:
+        self._send(problem_message(reply_for(exc, retry_after_s=math.ceil(_REOPEN_DELAY_S))))
+        raise _Ended("the engine makes nothing for it any more") from exc
 
     async def _fit_portrait(self, info: EngineInfo) -> None:
         """Cut the portrait again where the engine came back with another frame size; an upload may be gone by now."""

@@ -331,6 +331,19 @@ async def test_an_engine_that_refuses_for_ever_is_not_asked_for_ever_and_the_vie
         ]
 
 
+async def test_a_session_does_not_wait_for_an_engine_that_has_given_up() -> None:
+    async with room() as r:
+        await r.speak(2.0)
+        r.engine.become("restarting")
+        await r.clock.advance(1.0)
+        r.engine.become("failed")
+        await r.clock.advance(0.1)
+        assert r.control.states[-1] == "closed"
+        assert [message["message"] for message in r.control.of("error")] == [
+            "the engine is failed, but a session needs it to be ready"
+        ]
+
+
 async def test_streams_that_break_before_their_first_frame_are_not_opened_for_ever() -> None:
     async with room() as r:
         await r.speak(1.0)
