@@ -81,10 +81,12 @@ class Peer:
 
     Args:
         connection: Not yet negotiated.
+        close_timeout_s: How long closing may take; what aiortc still does then is left to itself.
     """
 
-    def __init__(self, connection: RTCPeerConnection) -> None:
+    def __init__(self, connection: RTCPeerConnection, *, close_timeout_s: float) -> None:
         self._connection = connection
+        self._close_timeout_s = close_timeout_s
         self.answer_sdp = ""
         """The answer, with all candidates."""
         self.connected = asyncio.Event()
@@ -125,7 +127,7 @@ class Peer:
         sdp = check_offer(offer_sdp)
 
         async def answer(sdp: str) -> "Peer":
-            peer = cls(RTCPeerConnection(_configuration(ice_servers)))
+            peer = cls(RTCPeerConnection(_configuration(ice_servers)), close_timeout_s=config.close_timeout_s)
             try:
                 await peer._negotiate(sdp, config, video, audio, sink)
             except BaseException:
@@ -187,7 +189,11 @@ class Peer:
 
     async def aclose(self) -> None:
         """Close the connection; a second call does nothing."""
-        await self._connection.close()
+        try:
+            async with asyncio.timeout(self._close_timeout_s):
+                await self._connection.close()
+        except TimeoutError:
+            logger.warning("a peer connection did not close within %g s", self._close_timeout_s)
         self.closed.set()
 
     def _note_state(self) -> None:

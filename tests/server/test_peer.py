@@ -184,6 +184,17 @@ async def test_a_viewer_whose_names_cannot_be_looked_up_connects_all_the_same() 
             gc.collect()  # aioice forgets to close the socket that it could not bind
 
 
+async def test_a_connection_that_does_not_close_is_left_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck(RTCPeerConnection):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    peer = Peer(Stuck(RTCConfiguration(iceServers=[])), close_timeout_s=0.01)
+    await asyncio.wait_for(peer.aclose(), 5)
+    assert peer.closed.is_set()
+    assert caplog.messages == ["a peer connection did not close within 0.01 s"]
+
+
 async def offer() -> str:
     """What a browser offers."""
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
