@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,17 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.fakes.checkpoint import write_checkpoint
+from tests.fakes.command_line import ENVIRONMENT, ROOT, visavis, visavis_command
 
 pytestmark = pytest.mark.contract
-
-ROOT = Path(__file__).parents[2]
-
-
-def visavis(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
-    command = [sys.executable, "-m", "tools.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=cwd, env=environment, check=False)
 
 
 @pytest.fixture
@@ -65,7 +56,8 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 def test_starting_it_loads_neither_torch_nor_the_server() -> None:
     code = "import sys, tools.cli; print([m for m in ('torch', 'fastapi', 'av', 'numpy') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=True)
     assert result.stdout == "[]\n"
 
 
@@ -130,10 +122,10 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path, image: Path) -> None:
     (tmp_path / "out").mkdir()
     arguments = ["--image", image, "--audio", tmp_path / "a.wav", "-o", tmp_path / "out" / "o.mp4"]
     slow = ["--engine", "pattern", "--set", "engine.pattern.compute_ms=400"]
-    command = [sys.executable, "-m", "tools.cli", "render", *arguments, *slow]
+    command = visavis_command("render", *arguments, *slow)
     # A shell starts background jobs deaf to the interrupt key, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT)
     signal.signal(signal.SIGINT, before)
     try:
         deadline_s = time.monotonic() + 30

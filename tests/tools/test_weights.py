@@ -65,7 +65,7 @@ def test_the_published_figures_fit_a_narrow_terminal(whole: Path) -> None:
     report["parts"][0]["problems"] = [{"path": "[x]/y", "reason": "is missing"}] * 1260
     report["parts"][1]["remarks"] = ["not used: [z]"]
     text = io.StringIO()
-    show(report, Console(file=text, width=80))
+    show(report, Console(file=text, width=80, force_terminal=False))
     for words in ("16,295,755,609", "32.592", "1260 problems", "transformer", "audio encoder", "[x]/y: is missing"):
         assert words in text.getvalue()
     assert ":notused:[z]" in "".join(text.getvalue().split())
