@@ -58,14 +58,23 @@ def run_server(*settings: str) -> subprocess.Popen[str]:
     )
 
 
+def read_lines(process: subprocess.Popen[str], *beginnings: str) -> list[str]:
+    """Read until a line with each of these beginnings was there: server and engine may speak in either order."""
+    assert process.stdout is not None
+    found: dict[str, str] = {}
+    while set(found) < set(beginnings):
+        line = process.stdout.readline()
+        assert line, f"the output ended; found so far: {found}"
+        found |= {beginning: line for beginning in beginnings if line.startswith(beginning)}
+    return [found[beginning] for beginning in beginnings]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: signal.Signals) -> None:
     with run_server("server.head_timeout_s=1") as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().removeprefix("Open ").strip()
-        assert address.startswith("http://127.0.0.1:")
-        assert "pattern engine is ready" in process.stdout.readline()
-        with urllib.request.urlopen(f"{address}api/info", timeout=5) as response:
+        opened, _ = read_lines(process, "Open http://127.0.0.1:", "The pattern engine is ready")
+        address = opened.removeprefix("Open ").strip()
+        with urllib.request.urlopen(f"{address}api/info", timeout=20) as response:
             assert json.load(response)["engine"]["state"] == "ready"
         with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1].strip("/"))), timeout=20) as silent:
             assert silent.recv(1) == b"", "who says nothing is hung up on"
@@ -80,11 +89,9 @@ def test_the_server_says_where_it_is_serves_and_ends_in_order_when_told(number: 
 def test_an_engine_that_gives_up_is_announced_with_its_reason_and_the_server_stays() -> None:
     settings = ["engine.pattern.fault=raise", "engine.pattern.fault_at_warm_up=true", "engine.max_restarts=0"]
     with run_server(*settings) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().removeprefix("Open ").strip()
-        line = process.stdout.readline()
-        assert line.startswith("The engine has given up: ")
-        with urllib.request.urlopen(f"{address}api/info", timeout=5) as response:
+        opened, _ = read_lines(process, "Open ", "The engine has given up: ")
+        address = opened.removeprefix("Open ").strip()
+        with urllib.request.urlopen(f"{address}api/info", timeout=20) as response:
             assert json.load(response)["engine"]["state"] == "failed"
         process.terminate()
         rest, log = process.communicate(timeout=20)
