@@ -177,9 +177,11 @@ async def test_a_live_stream_that_nobody_reads_skips_windows_instead_of_growing(
             await stream.push_audio(speech(WINDOW_SAMPLES), window * WINDOW_SAMPLES)
         while not stream.counters.skipped_windows:  # noqa: ASYNC110 - the counters tell nobody of a change
             await asyncio.sleep(0.05)
-        assert (await take_window(stream))[-1].window == 0
-        assert (await take_window(stream))[-1].window == 1
-        assert (await take_window(stream))[-1].window == 3, "window 2 waited for too long and gave way to the newest"
+        taken = [(await take_window(stream))[-1].window]
+        while taken[-1] != 3:  # Windows 0, 1 and 3, or fewer where the worker was kept from its work.
+            taken.append((await take_window(stream))[-1].window)
+        assert taken == sorted(taken), "those that waited for too long gave way to the newest"
+        assert len(taken) + stream.counters.skipped_windows == 4
         await stream.aclose()
 
 
@@ -189,8 +191,9 @@ async def test_a_live_stream_with_a_slow_worker_loses_steps_and_a_file_does_not(
         live, file = await engine.open(LIVE), await engine.open(FILE)
         num_steps: dict[str, list[int]] = {"live": [], "file": []}
         for name, stream in (("live", live), ("file", file)):
-            await stream.push_audio(speech(3 * WINDOW_SAMPLES), 0)
-            for _ in range(2):
+            await stream.push_audio(speech(CONTEXT), 0)
+            for window in range(2):  # One at a time: the newest is always made, however late.
+                await stream.push_audio(speech(WINDOW_SAMPLES), window * WINDOW_SAMPLES + CONTEXT)
                 ledger = (await take_window(stream))[-1].ledger
                 assert ledger is not None
                 num_steps[name].append(len(ledger.steps_s))
