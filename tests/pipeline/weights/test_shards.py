@@ -23,6 +23,15 @@ pytestmark = pytest.mark.contract
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 LAYERS, WIDTH = 8, 1536
+ALLOCATORS = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONMALLOC": "malloc",
+    "MKL_DISABLE_FAST_MM": "1",
+    "OMP_NUM_THREADS": "1",
+}
+"""Memory goes back at once: what allocators keep for later differs from run to run, up to a fifth of these shards."""
 
 
 def make() -> nn.Module:
@@ -135,8 +144,7 @@ print(before, status_bytes("VmHWM:") - before, sum(p.nbytes for p in network.par
 def measure(folder: Path, *arguments: str) -> list[int]:
     """Load in a process of its own; return its memory before, by how much the peak is above that, and the network's."""
     command = [sys.executable, "-c", MEASURE, str(folder), *arguments]
-    # Tensors of a real size have pages of their own, which go at once; so do these.
-    variables = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    variables = os.environ | ALLOCATORS
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, timeout=50, check=False)
     assert result.returncode == 0, result.stderr
     return [int(word) for word in result.stdout.split()]
