@@ -83,6 +83,9 @@ class LargeConfig(BaseModel):
     """Which of the published pipelines is followed where they differ: that with one step per device, which begins with
     the portrait as a first frame and later takes its own first picture for it, or that of a single device, which begins
     with a moment of a still video and stays with it."""
+    reference_distance: int = Field(default=30, ge=4, le=30)
+    """How many latent frames ahead of a block the portrait stands for the model. The published code draws it anew, from
+    4 to 30, whenever the model runs, so that no seed repeats a video; here it stays the same."""
     pose_video: AbsolutePath | None = None
     """Film whose movement every stream follows, from its beginning; null: none."""
     pose_loops: bool = False

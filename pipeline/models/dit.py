@@ -61,6 +61,8 @@ class Conditioning:
 
     first_latent_frame: int
     """Index of the block's first latent frame in the stream."""
+    reference_position: int
+    """Temporal position of the reference."""
     modulation: Modulation
     """Rows of all steps."""
     injections: Sequence[Injection]
@@ -301,6 +303,7 @@ class DiT(nn.Module):
         modulation: Modulation,
         first_latent_frame: int,
         *,
+        reference_distance: int | None = None,
         pose_BCTHW: Tensor | None = None,
         masks_VN: Tensor | None = None,
     ) -> Conditioning:
@@ -310,6 +313,7 @@ class DiT(nn.Module):
             audio: Result of `encode_audio` for the block; with masks, its batch is the speakers of one stream.
             modulation: Result of `modulate` for the block.
             first_latent_frame: Index of the block's first latent frame in the stream.
+            reference_distance: How far ahead of it the reference is moved; None: as the model's sizes say.
             pose_BCTHW: Latents of a pose video, for models with a pose encoder.
             masks_VN: Where each of several speakers is heard, 1 or 0 for every token of a latent frame.
 
@@ -323,6 +327,7 @@ class DiT(nn.Module):
             raise ValueError(f"{len(masks_VN)} masks were given for {len(audio.local_BTKC)} speakers")
         return Conditioning(
             first_latent_frame=first_latent_frame,
+            reference_position=self._reference_position(first_latent_frame, reference_distance),
             modulation=modulation,
             injections=self.audio_injector.condition(audio, self.dtype, masks_VN),
             pose_C=self._noisy_offset(pose_BCTHW),
@@ -346,7 +351,7 @@ class DiT(nn.Module):
         first = conditioning.first_latent_frame
         num_latent_frames = latents_BCTHW.shape[2]
         slot = cache.open_block(step, first)
-        cache.place_reference(self._reference_position(first))
+        cache.place_reference(conditioning.reference_position)
         rotation = self._rotation(range(first, first + num_latent_frames), cache.token_rows, cache.token_columns)
         x_BLC = self.patch_embedding(latents_BCTHW) + conditioning.pose_C
         injections = dict(zip(self.config.audio_inject_layers, enumerate(conditioning.injections), strict=True))
@@ -462,9 +467,10 @@ class DiT(nn.Module):
         grid = self._grid(*latents.shape[-2:])
         return self.frame_packer.rotation(*grid, head_dim=self.config.head_dim, device=self.device)
 
-    def _reference_position(self, first_latent_frame: int) -> int:
+    def _reference_position(self, first_latent_frame: int, distance: int | None = None) -> int:
         """Temporal position of the reference while a block is made."""
-        return max(self.config.reference_position, first_latent_frame + self.config.reference_distance)
+        ahead = self.config.reference_distance if distance is None else distance
+        return max(self.config.reference_position, first_latent_frame + ahead)
 
     def _positions(self, given: Tensor | int | None, firsts: Sequence[int]) -> Sequence[int] | Tensor:
         """Temporal position of the reference for each block of a clip."""

@@ -427,6 +427,7 @@ class LargeStream:
             dit.encode_audio(columns_VSAT),
             model.modulation,
             LATENT_FRAMES_PER_BLOCK * self._block,
+            reference_distance=model.config.reference_distance,
             pose_BCTHW=None if self._pose is None else self._pose.next_block(),
             masks_VN=self._masks_VN,
         )

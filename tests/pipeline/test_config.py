@@ -36,6 +36,7 @@ def test_every_setting_has_a_sentence(model: type[EngineConfig | LargeConfig | P
         ({"large": {"device": "gpu"}}, "large.device"),
         ({"large": {"width_px": 720}}, "large.width_px"),
         ({"large": {"memory_gb": 0}}, "large.memory_gb"),
+        ({"large": {"reference_distance": 3}}, "large.reference_distance"),
         ({"large": {"right_context_ms": 4}}, "large"),
     ],
 )

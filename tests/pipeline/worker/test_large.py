@@ -115,7 +115,12 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def published_loop(
-    model: LargeModel, columns: list[Tensor], seed: int, *, flavour: StillFlavour = TIMESTEP_FLAVOUR
+    model: LargeModel,
+    columns: list[Tensor],
+    seed: int,
+    *,
+    flavour: StillFlavour = TIMESTEP_FLAVOUR,
+    distance: int = 30,
 ) -> Iterator[Tensor]:
     """Latents of each block, as the published pipeline's main loop reads; the networks and the ring are the model's."""
     dit: DiT = model.dit
@@ -133,7 +138,9 @@ def published_loop(
         for block in range(min(4, len(columns) - 4 * clip)):
             x = noise[None, :, 3 * block : 3 * block + 3]
             heard = dit.encode_audio(columns[4 * clip + block][None].bfloat16())
-            conditioning = dit.condition(heard, dit.modulate([1000 * s for s in SIGMAS[:4]]), 12 * clip + 3 * block)
+            first = 12 * clip + 3 * block
+            conditioning = dit.condition(heard, dit.modulate([1000 * s for s in SIGMAS[:4]]), first)
+            conditioning = dataclasses.replace(conditioning, reference_position=max(30, first + distance))
             for step in range(4):
                 velocity = dit.denoise(x, step, conditioning, cache)
                 x = (x.float() + (SIGMAS[step + 1] - SIGMAS[step]) * velocity).bfloat16()
@@ -167,6 +174,22 @@ def test_the_flavour_of_a_single_device_begins_otherwise_and_keeps_its_reference
         expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in latents]
     for pcm, frames in zip(windows(model), expected, strict=True):
         assert difference(make(stream, pcm), frames) < 0.02
+
+
+def test_the_reference_may_stand_nearer(folder: Path) -> None:
+    model = LargeModel(config_of(folder, reference_distance=28))
+    stream, hearing = open_stream(model), model.features.stream()
+    with torch.inference_mode():
+        columns = [hearing.push(pcm) for pcm in windows(model)]
+        image = torch.from_numpy(portrait()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        state = model.vae.encode_portrait(image).warm_state
+        latents = published_loop(model, columns, seed=0, distance=28)
+        expected = [to_i420(model.vae.decode(x, state)[0]).numpy() for x in latents]
+    made = [make(stream, pcm) for pcm in windows(model)]
+    for here, there in zip(made, expected, strict=True):
+        assert difference(here, there) < 0.02
+    usual = open_stream(LargeModel(config_of(folder)))
+    assert max(difference(make(usual, pcm), frames) for pcm, frames in zip(windows(model), made, strict=True)) > 0.05
 
 
 def test_a_film_gives_every_stream_its_pose_from_the_beginning(folder: Path, tmp_path: Path) -> None:
