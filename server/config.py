@@ -111,6 +111,8 @@ class ServerConfig(_Section):
     """Until the head of a request has to have arrived, from the connection or from its first byte on."""
     body_timeout_s: Seconds = 30.0
     """Until a request body has to have arrived."""
+    send_timeout_s: Seconds = 30.0
+    """Until a client has to have taken what it is sent; one that reads nothing any more is hung up on."""
     encode_threads: int = Field(default=4, ge=1, le=256)
     """Threads that encode sound and pictures."""
     image_threads: int = Field(default=1, ge=1, le=64)

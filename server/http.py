@@ -1,7 +1,8 @@
-"""HTTP of uvicorn, with bounds on the head of a request, of which uvicorn has none.
+"""HTTP and WebSocket of uvicorn, with bounds that uvicorn does not have: on the head of a request, and on sending.
 
 A client that connects and says nothing, or says the head of a request byte by byte and without end, would hold its
-connection and memory for ever. Bodies are bounded where they are read (bodies.py), idle connections by uvicorn.
+connection and memory for ever, and so would one that never takes what it is sent: closing in order waits for it too.
+Bodies are bounded where they are read (bodies.py), idle connections by uvicorn.
 """
 
 import asyncio
@@ -10,16 +11,55 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from pipeline.errors import AvatarError
 from server.errors import RequestError, TooLarge, reply_for
 
-__all__ = ["MAX_HEAD_BYTES", "bounded_http"]
+__all__ = ["MAX_HEAD_BYTES", "bounded_http", "bounded_websocket"]
 
 MAX_HEAD_BYTES = 64 * 1024
 
 
-class _BoundedHttp(HttpToolsProtocol):
+class _Impatient(asyncio.Protocol):
+    """Hangs up on a client that does not take what it is sent."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    send_timeout_s: ClassVar[float]
+    _send_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Have the transport say whenever anything waits to be taken."""
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_sending()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client."""
+        super().pause_writing()
+        self._send_timer = self.loop.call_later(self.send_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop waiting: it has taken everything."""
+        self._stop_sending()
+        super().resume_writing()
+
+    def _stop_sending(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+
+class _BoundedWebSocket(_Impatient, WebSocketsSansIOProtocol):
+    """One connection after its upgrade."""
+
+
+class _BoundedHttp(_Impatient, HttpToolsProtocol):
     """One connection. The parser calls `on_...` from within `data_received`."""
 
     head_timeout_s: ClassVar[float]
@@ -100,13 +140,27 @@ class _BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_http(*, head_timeout_s: float) -> type[asyncio.Protocol]:
+def bounded_http(*, head_timeout_s: float, send_timeout_s: float) -> type[asyncio.Protocol]:
     """Make the protocol class for uvicorn.
 
     Args:
         head_timeout_s: Until the head of a request has to be there, from the connection or from its first byte on.
+        send_timeout_s: Until the client has to have taken what it is sent.
 
     Returns:
         What `uvicorn.Config` takes as `http`.
     """
-    return type("BoundedHttp", (_BoundedHttp,), {"head_timeout_s": head_timeout_s})
+    limits = {"head_timeout_s": head_timeout_s, "send_timeout_s": send_timeout_s}
+    return type("BoundedHttp", (_BoundedHttp,), limits)
+
+
+def bounded_websocket(*, send_timeout_s: float) -> type[asyncio.Protocol]:
+    """Make the protocol class for uvicorn.
+
+    Args:
+        send_timeout_s: Until the client has to have taken what it is sent.
+
+    Returns:
+        What `uvicorn.Config` takes as `ws`.
+    """
+    return type("BoundedWebSocket", (_BoundedWebSocket,), {"send_timeout_s": send_timeout_s})

@@ -16,7 +16,7 @@ from pipeline.host.engine import WorkerEngine
 from server.app import create_app
 from server.config import AppConfig, ServerConfig
 from server.errors import AddressTaken
-from server.http import bounded_http
+from server.http import bounded_http, bounded_websocket
 from server.logs import install_logging, or_logged
 
 __all__ = ["run"]
@@ -136,8 +136,8 @@ async def _serve(config: AppConfig, listener: socket.socket, announce: Callable[
             access_log=False,
             server_header=False,
             lifespan="on",
-            http=bounded_http(head_timeout_s=config.server.head_timeout_s),
-            ws="websockets-sansio",
+            http=bounded_http(head_timeout_s=config.server.head_timeout_s, send_timeout_s=config.server.send_timeout_s),
+            ws=bounded_websocket(send_timeout_s=config.server.send_timeout_s),
             ws_max_size=config.server.max_json_bytes,
             timeout_graceful_shutdown=math.ceil(config.server.shutdown_timeout_s),
         ),

@@ -1,4 +1,7 @@
-"""Tests of server/http.py: slow, silent and endless heads of requests, over real sockets, in time that is skipped."""
+"""Tests of server/http.py: slow, silent and endless heads of requests, and clients that take nothing.
+
+Over real sockets, in time that is skipped.
+"""
 
 import asyncio
 import json
@@ -10,10 +13,16 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from server.http import MAX_HEAD_BYTES, bounded_http
+from server.http import MAX_HEAD_BYTES, bounded_http, bounded_websocket
 
 pytestmark = pytest.mark.contract
 
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+FLOOD = 32 * 1024 * 1024 * b"a"
+"""More than the buffers on the way hold."""
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 TIMEOUT_S = 1000.0
 """So long that it is only reached by skipping."""
@@ -23,9 +32,10 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Application:
-    """Answers every request with its path, once its gate is open."""
+    """Answers every request with its path or with a body, once its gate is open; a WebSocket is sent it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes = b"") -> None:
+        self.body = body
         self.gate = asyncio.Event()
         self.gate.set()
         self.num_begun = 0
@@ -33,7 +43,13 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         self.num_begun += 1
         await self.gate.wait()
-        body = scope["path"].encode()
+        body = self.body or scope["path"].encode()
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "bytes": body})
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            return
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -42,8 +58,9 @@ class Application:
 class Connection:
     """The client's end, and what the test knows of the server's."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, state: ServerState) -> None:
         self.app = app
+        self._state = state
         self.num_received = 0
         self._num_said = 0
         self._skipped_s = 0.0
@@ -72,6 +89,15 @@ class Connection:
         length = next(int(line.split()[1]) for line in head.splitlines() if line.lower().startswith("content-length"))
         return int(head.split()[1]), await self._reader.readexactly(length)
 
+    async def take(self, num_bytes: int) -> None:
+        """Read past the head and over so many bytes more."""
+        await self._reader.readuntil(b"\r\n\r\n")
+        await self._reader.readexactly(num_bytes)
+
+    def num_open(self) -> int:
+        """Connections that the server still has."""
+        return len(self._state.connections)
+
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
         return await self._reader.read()
@@ -89,11 +115,18 @@ class Connection:
 @asynccontextmanager
 async def connected(app: Application | None = None) -> AsyncIterator[Connection]:
     app = app or Application()
-    http = bounded_http(head_timeout_s=TIMEOUT_S)
-    config = uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_keep_alive=100 * int(TIMEOUT_S))
+    config = uvicorn.Config(
+        app,
+        http=bounded_http(head_timeout_s=TIMEOUT_S, send_timeout_s=TIMEOUT_S),
+        ws=bounded_websocket(send_timeout_s=TIMEOUT_S),
+        ws_ping_interval=None,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=100 * int(TIMEOUT_S),
+    )
     config.load()
     state = ServerState()
-    connection = Connection(app)
+    connection = Connection(app, state)
 
     class Counted(config.http_protocol_class):  # type: ignore[misc, name-defined]
         def data_received(self, data: bytes) -> None:
@@ -220,3 +253,25 @@ async def test_a_body_that_is_no_http_is_refused_in_json_too() -> None:
         await c.say(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n")
         assert await c.problem() == (400, "bad_request", "invalid HTTP request received")
         c.app.gate.set()
+
+
+@pytest.mark.parametrize("request_head", [GET, UPGRADE], ids=["http", "websocket"])
+async def test_a_client_that_does_not_take_its_answer_is_hung_up_on(request_head: bytes) -> None:
+    async with connected(Application(FLOOD)) as c:
+        await c.say(request_head)
+        await c.skip(0.9 * TIMEOUT_S)
+        assert c.num_open() == 1
+        await c.skip(0.2 * TIMEOUT_S)
+        while c.num_open():  # noqa: ASYNC110 - a set tells nobody of a change
+            await asyncio.sleep(0.001)
+        assert len(await c.rest()) < len(FLOOD)
+
+
+@pytest.mark.parametrize("request_head", [GET, UPGRADE], ids=["http", "websocket"])
+async def test_a_client_that_takes_its_answer_in_time_gets_all_of_it_and_stays(request_head: bytes) -> None:
+    async with connected(Application(FLOOD)) as c:
+        await c.say(request_head)
+        await c.skip(0.9 * TIMEOUT_S)
+        await c.take(len(FLOOD))
+        await c.skip(10 * TIMEOUT_S)
+        assert c.num_open() == 1
