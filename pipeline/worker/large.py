@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -59,10 +60,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 4
 """What the model was distilled for."""
-WARM_WINDOWS, TIMED_WINDOWS = 4, 4
-"""The ring is full, and the reference refreshed, when the timed windows begin."""
+TIMED_WINDOWS = 4
 LONGEST_TIMING_S = 60.0
-"""Where windows take so long that timing them all would hold up the start, fewer are timed."""
+"""Where windows take so long that timing them all would hold up the start, fewer are made: on a CPU a single one."""
 
 Value = TypeVar("Value")
 
@@ -150,6 +150,11 @@ class LargeModel:
         return self.config.flavour == "timestep"
 
     @property
+    def num_warm_windows(self) -> int:
+        """Windows until rings and left context are full, the reference is refreshed, and one was made so."""
+        return 1 + max(BLOCKS_PER_CLIP, math.ceil(self.config.audio_context.left_samples / WINDOW_SAMPLES))
+
+    @property
     def longest_whole_s(self) -> float:
         """Longest sound that a stream hears as a whole."""
         return self.config.whole_sound_s
@@ -165,12 +170,12 @@ class LargeModel:
         return self._notes
 
     def warm_up(self) -> WarmTimes:
-        """Make windows until the rings are full, and time some more.
+        """Make windows until one is as the other, and time some more.
 
         Returns:
             90th percentiles over a few windows.
         """
-        warm = time_windows(self, num_warm=WARM_WINDOWS, num_timed=TIMED_WINDOWS, longest_s=LONGEST_TIMING_S)
+        warm = time_windows(self, num_warm=self.num_warm_windows, num_timed=TIMED_WINDOWS, longest_s=LONGEST_TIMING_S)
         self._stills.clear()
         place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"

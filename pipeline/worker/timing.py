@@ -29,8 +29,8 @@ def time_windows(
     Args:
         model: Set up as it is to be timed.
         num_warm: Windows made before, which do not count.
-        num_timed: Windows timed, fewer where that takes too long, but one at least.
-        longest_s: What it may take in all.
+        num_timed: Windows timed.
+        longest_s: After this time no other window is begun, and the last one counts where none was timed.
         now_s: The clock.
 
     Returns:
@@ -42,7 +42,7 @@ def time_windows(
     times: list[WarmTimes] = []
     begun = now_s()
     for window in range(num_warm + num_timed):
-        if len(times) > num_warm and now_s() - begun > longest_s:
+        if times and now_s() - begun > longest_s:
             break
         pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + model.right_context_samples)).astype(np.int16)
         started = now_s()
@@ -52,7 +52,7 @@ def time_windows(
         ]
         times.append(WarmTimes.of_batches(batches))
     stream.close()
-    timed = times[num_warm:]
+    timed = times[num_warm:] or times[-1:]
     return WarmTimes(
         window_s=float(np.quantile([each.window_s for each in timed], QUANTILE)),
         start_s=float(np.quantile([each.start_s for each in timed], QUANTILE)),

@@ -390,6 +390,14 @@ def test_warming_up_says_what_runs_and_times_windows(model: LargeModel) -> None:
     assert model.notes[0] == "4 steps in bf16 on the CPU"
 
 
+@pytest.mark.parametrize(("left_context_ms", "num_warm"), [(480, 5), (1920, 5), (1940, 6), (3840, 9)])
+def test_windows_are_timed_once_they_hear_as_much_as_they_ever_will(
+    folder: Path, left_context_ms: int, num_warm: int
+) -> None:
+    """One of the windows before does so too; and four have refreshed the reference and filled the rings."""
+    assert LargeModel(config_of(folder, left_context_ms=left_context_ms)).num_warm_windows == num_warm
+
+
 def test_the_memory_of_a_stream_is_what_was_planned(model: LargeModel) -> None:
     held = open_stream(model).num_bytes
     assert held["keys and values"] == model.memory["keys and values"]

@@ -62,9 +62,15 @@ def test_one_slow_window_of_ten_is_left_out_of_account() -> None:
     assert times.window_s == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("longest_s", "num_made"), [(0.1, 2), (25.0, 3), (59.0, 6), (1000.0, 9)])
-def test_a_slow_model_is_timed_by_fewer_windows_but_by_one_at_least(longest_s: float, num_made: int) -> None:
-    model = VirtualModel([10.0])
-    times = time_windows(model, num_warm=1, num_timed=8, longest_s=longest_s, now_s=model.now_s)
+@pytest.mark.parametrize(
+    ("longest_s", "num_made", "window_s"),
+    [(0.1, 1, 30.0), (35.0, 2, 20.0), (45.0, 2, 20.0), (79.0, 5, 10.0), (1000, 9, 10.0)],
+)
+def test_a_slow_model_is_timed_by_fewer_windows_but_by_one_at_least(
+    longest_s: float, num_made: int, window_s: float
+) -> None:
+    """The last one that is made to be warm, where there is time for no more."""
+    model = VirtualModel([30.0, 20.0, 10.0])
+    times = time_windows(model, num_warm=2, num_timed=7, longest_s=longest_s, now_s=model.now_s)
     assert model.num_made == num_made
-    assert times.window_s == pytest.approx(10.0)
+    assert times.window_s == pytest.approx(window_s)
