@@ -18,6 +18,11 @@ pytestmark = pytest.mark.numerics
 
 TIMESTEP = 602.15
 HEIGHT, WIDTH = 8, 8
+ROUNDING = 1e-3
+"""Relative length of a difference between two orders of computing; the published text norm makes bfloat16 steps of it.
+
+Up to 2.5e-5 is seen, with instruction sets from SSE to AMX; a ring that is a block too long makes 1.3e-2.
+"""
 
 Draw = Callable[[str, tuple[int, ...]], Tensor]
 RelativeError = Callable[[Tensor, Tensor], float]
@@ -110,12 +115,12 @@ def test_streaming_across_the_wrap_of_the_ring_equals_the_whole_clip(
 ) -> None:
     """Seven blocks: rings of three and four blocks wrap twice and once."""
     clip = make_clip(dit.config, draw, num_blocks=7, batch=2)
-    assert relative_error(Streamer(dit, clip).all(), forward_clip(dit, clip)) < 1e-4
+    assert relative_error(Streamer(dit, clip).all(), forward_clip(dit, clip)) < ROUNDING
 
 
 def test_a_clip_shorter_than_the_ring_equals_streaming(dit: DiT, draw: Draw, relative_error: RelativeError) -> None:
     clip = make_clip(dit.config, draw, num_blocks=1)
-    assert relative_error(Streamer(dit, clip).all(), forward_clip(dit, clip)) < 1e-4
+    assert relative_error(Streamer(dit, clip).all(), forward_clip(dit, clip)) < ROUNDING
 
 
 def test_no_block_sees_the_future(dit: DiT, draw: Draw) -> None:
@@ -174,8 +179,8 @@ def test_a_batch_of_two_equals_two_batches_of_one(dit: DiT, draw: Draw, relative
     streamed, whole = Streamer(dit, clip).all(), forward_clip(dit, clip)
     for row in range(2):
         alone = clip.part(slice(row, row + 1))
-        assert relative_error(streamed[row : row + 1], Streamer(dit, alone).all()) < 1e-4
-        assert relative_error(whole[row : row + 1], forward_clip(dit, alone)) < 1e-4
+        assert relative_error(streamed[row : row + 1], Streamer(dit, alone).all()) < ROUNDING
+        assert relative_error(whole[row : row + 1], forward_clip(dit, alone)) < ROUNDING
 
 
 def test_every_clip_of_a_batch_has_its_own_noise_level(

@@ -71,12 +71,13 @@ def test_the_pictures_are_those_of_the_plain_decoder(
 
 
 def test_in_bfloat16_packing_loses_nothing(vae: EmbeddedVAE) -> None:
+    """Squared, 0.93 to 0.98 of the plain error is seen, by instruction set; a bit less would quadruple it."""
     exact = plain_pictures(vae).float()
     rounded = copy.deepcopy(vae)
     rounded.decoder.to(torch.bfloat16)
     plain_error = (plain_pictures(rounded) - exact).square().mean()
     packed_error = (packed_pictures(rounded, at_a_time=1) - exact).square().mean()
-    assert 0 < packed_error < 1.05 * plain_error
+    assert 0 < packed_error < 1.2 * plain_error
 
 
 def test_a_portrait_serves_any_number_of_frames(vae: EmbeddedVAE) -> None:

@@ -73,6 +73,7 @@ def test_the_published_architecture_can_be_packed_too(
 
 
 def test_in_bfloat16_packing_loses_nothing(tiny_embedded: DiT, draw: Draw, relative_error: RelativeError) -> None:
+    """It wins: what `cast_bulk` leaves in float32 brings the error to two thirds of the plain one."""
     exact = stream(tiny_embedded, draw)
     plain = copy.deepcopy(tiny_embedded).to(torch.bfloat16)
     plain_error = relative_error(stream(plain, draw), exact)
