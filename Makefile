@@ -15,7 +15,7 @@ serve: .venv/.installed
 test: .venv/.installed-dev
 	$(MAKE) lint types imports docs
 	$(BIN)/coverage run -m pytest -m "not e2e"
-	$(BIN)/coverage report --skip-covered --precision 1 || true
+	$(BIN)/coverage report --skip-covered --precision 1
 	$(BIN)/pytest -m e2e
 
 check: .venv/.installed-dev lint types imports docs unit
