@@ -28,6 +28,8 @@ FrameSide = Annotated[int, Field(ge=SIZE_MULTIPLE_PX, le=2048, multiple_of=SIZE_
 
 _LARGE_DEFAULTS = {"ready_timeout_s": 3600.0, "open_timeout_s": 180.0, "stall_timeout_s": 180.0}
 """The large engine reads tens of gigabytes at its first start, and up to eleven for a new prompt."""
+_LARGE_CPU_DEFAULTS = {"ready_timeout_s": 14400.0, "open_timeout_s": 3600.0, "stall_timeout_s": 3600.0}
+"""On a CPU a window takes it many minutes."""
 
 
 class PatternConfig(BaseModel):
@@ -70,7 +72,8 @@ class LargeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """Where the networks run: cpu, cuda, cuda:1; auto takes the first GPU if there is one."""
+    """Where the networks run: cpu, cuda, cuda:1; auto takes the first GPU if there is one. On a CPU a window of the
+    published model takes many minutes: for short files only."""
     memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Memory of the device that the engine may use, in 10^9 bytes; null: all that is free when it starts."""
     height_px: FrameSide = 384
@@ -129,7 +132,8 @@ class EngineConfig(BaseModel):
     """Which engine: the embedded avatar, the large one (Live Avatar, 14B), or the pattern engine that draws sound level
     and frame number."""
     threads: int | None = Field(default=None, ge=1, le=256)
-    """CPU threads of the worker's arithmetic; null: half of the cores, 6 at most, and more where the pace needs it."""
+    """CPU threads of the worker's arithmetic; null: half of the cores, 6 at most, and more where the pace needs it; the
+    large engine on a CPU takes all cores."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; auto measures both at start and takes the faster; the large engine takes bf16."""
     keeps_pace: bool = True
@@ -153,14 +157,16 @@ class EngineConfig(BaseModel):
     hello_timeout_s: Seconds = 30.0
     """Until the worker process has to say hello after it was spawned."""
     ready_timeout_s: Seconds = 120.0
-    """Until the worker has to be warm after its hello; an hour for the large engine unless it is set."""
+    """Until the worker has to be warm after its hello; an hour for the large engine unless it is set, four of them
+    where its device is cpu."""
     open_timeout_s: Seconds = 30.0
-    """Until a stream has to be open after it was asked for; 180 s for the large engine unless it is set."""
+    """Until a stream has to be open after it was asked for; 180 s for the large engine unless it is set, an hour where
+    its device is cpu."""
     heartbeat_s: Seconds = 0.5
     """Longest silence of a worker that is well."""
     stall_timeout_s: Seconds = 10.0
     """Silence after which the worker is taken for stalled: its stacks go to the log and it is killed; 180 s for the
-    large engine unless it is set."""
+    large engine unless it is set, an hour where its device is cpu."""
     shutdown_timeout_s: Seconds = 5.0
     """Until the worker has to end after it was told to; after that it is killed."""
     restart_delay_s: Seconds = 0.5
@@ -190,9 +196,11 @@ class EngineConfig(BaseModel):
     @classmethod
     def _be_patient(cls, values: Any) -> Any:
         """Give the large engine more time where nothing is said."""
-        if isinstance(values, dict) and values.get("name") == "large":
-            return {**_LARGE_DEFAULTS, **values}
-        return values
+        if not isinstance(values, dict) or values.get("name") != "large":
+            return values
+        large = values.get("large")
+        device = large.get("device") if isinstance(large, dict) else getattr(large, "device", None)
+        return {**(_LARGE_CPU_DEFAULTS if device == "cpu" else _LARGE_DEFAULTS), **values}
 
     @model_validator(mode="after")
     def _check_weights(self) -> EngineConfig:

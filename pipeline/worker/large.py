@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.api import StreamParams
 from pipeline.audio.wav2vec import Wav2VecFeatures
-from pipeline.config import EngineConfig
+from pipeline.config import EngineConfig, num_cores
 from pipeline.errors import ConfigError
 from pipeline.geometry import (
     BLOCKS_PER_CLIP,
@@ -80,7 +80,6 @@ class LargeModel:
     """
 
     def __init__(self, config: EngineConfig, source: NetworkSource | None = None) -> None:
-        torch.set_num_threads(config.num_threads)
         torch.set_grad_enabled(False)
         # `pipeline.models.precision` promises float32, and by default PyTorch computes convolutions with 10 bits.
         torch.backends.cudnn.allow_tf32 = False
@@ -88,6 +87,8 @@ class LargeModel:
         self.device = _find_device(config.large.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        # These networks are large enough for any number of threads, and on a CPU nothing else is in a hurry.
+        torch.set_num_threads(config.num_threads if self.device.type == "cuda" else config.threads or num_cores())
         self.dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
         self.num_steps = config.num_steps or DEFAULT_STEPS
         self.schedule = make_schedule(self.num_steps)
@@ -494,6 +495,8 @@ def _find_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if num_gpus else "cpu"
+        if not num_gpus:
+            logger.warning("there is no GPU; with engine.large.device=cpu the CPU is given the time that it needs")
     device = torch.device(name)
     if device.type == "cpu":
         return device

@@ -225,7 +225,9 @@ class WorkerLoop:
             window=window,
             epoch=stream.epoch,
             admitted_s=self._now_s(),
-            marks=StageMarks(window=window.index, now_s=self._now_s),
+            marks=StageMarks(
+                window=window.index, now_s=self._now_s, on_stage=lambda: self._link.beat(self._config.heartbeat_s)
+            ),
         )
         batches = _run_model(progress)
         while (batch := self._next_batch(batches, progress)) is not None:

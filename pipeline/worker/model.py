@@ -56,18 +56,23 @@ class StageMarks:
     """All 12 frames were decoded."""
     now_s: Callable[[], float] = time.monotonic
     """The clock."""
+    on_stage: Callable[[], None] = lambda: None
+    """Called at the end of each stage that a model waits for: on a slow CPU they are minutes apart."""
 
     def features_done(self) -> None:
         """Note that the audio features are ready."""
         self.features_s = self.now_s()
+        self.on_stage()
 
     def step_done(self) -> None:
         """Note the end of a denoising step."""
         self.steps_s.append(self.now_s())
+        self.on_stage()
 
     def decode_done(self) -> None:
         """Note that all frames are decoded."""
         self.decoded_s = self.now_s()
+        self.on_stage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,13 @@ def test_the_large_engine_is_waited_for_longer_unless_something_is_said() -> Non
     assert EngineConfig(name="large", weights_dir=Path("/w"), ready_timeout_s=5).ready_timeout_s == 5
 
 
+@pytest.mark.parametrize("large", [{"device": "cpu"}, LargeConfig(device="cpu")])
+def test_the_large_engine_is_waited_for_much_longer_on_a_cpu(large: dict[str, object] | LargeConfig) -> None:
+    config = EngineConfig.model_validate({"name": "large", "weights_dir": "/w", "large": large, "open_timeout_s": 7})
+    assert (config.ready_timeout_s, config.stall_timeout_s, config.open_timeout_s) == (14400, 3600, 7)
+    assert EngineConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_a_weights_folder_is_one_of_the_directory_in_which_visavis_was_started() -> None:
     assert EngineConfig(weights_dir=Path("ckpt")).weights_dir == Path.cwd() / "ckpt"
     assert EngineConfig(weights_dir=Path("~/ckpt")).weights_dir == Path.home() / "ckpt"

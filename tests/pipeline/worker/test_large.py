@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.api import FrameBatch, StreamParams, StreamRequest
-from pipeline.config import EngineConfig, LargeConfig
+from pipeline.config import EngineConfig, LargeConfig, num_cores
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
@@ -520,6 +520,16 @@ def test_a_prompt_that_cannot_be_read_is_told_to_who_asked(folder: Path) -> None
     until_ready(lambda: model.is_ready(prompt="bad", params=STILL))
     with pytest.raises(PromptUnread, match="no such word"):
         open_stream(model, prompt="bad")
+
+
+def test_on_a_cpu_all_cores_work_unless_something_else_is_said(folder: Path) -> None:
+    config = config_of(folder)
+    try:
+        LargeModel(config.model_copy(update={"threads": None}))
+        assert torch.get_num_threads() == num_cores()
+    finally:
+        LargeModel(config)
+    assert torch.get_num_threads() == 1
 
 
 def test_too_little_memory_is_refused_with_the_sum_before_anything_is_loaded(folder: Path) -> None:

@@ -162,6 +162,16 @@ def test_of_several_streams_the_window_that_waited_longest_is_made_first(bench: 
     assert [message.stream for message in said if isinstance(message, m.FramesMade)] == [0, 0, 1, 1]
 
 
+def test_a_worker_on_a_slow_device_beats_between_the_stages_of_a_window(bench: Bench) -> None:
+    def spend(steps: int) -> None:
+        bench.now_s += 1000
+
+    stream = FakeModelStream(spend=spend, during=once(lambda: bench.say(m.Shutdown()), at=(0, 0)))
+    bench.say(open_stream(), windows(0, 1))
+    bench.run(FakeModel(stream))
+    assert bench.num_heartbeats == 1
+
+
 def test_the_ledger_has_the_worker_part_of_the_stages(bench: Bench) -> None:
     def spend(steps: int) -> None:
         bench.now_s += 0.1 * steps
