@@ -15,6 +15,7 @@ from dataclasses import dataclass
 __all__ = ["Placed", "Timeline"]
 
 _UINT32 = 1 << 32
+MAX_PENDING = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,4 +172,7 @@ class Timeline:
             return None
         self._pending.append((start + skip, end))
         self._pending.sort()
+        if len(self._pending) > MAX_PENDING:
+            # Nobody has asked for long what is final; the oldest becomes a gap.
+            del self._pending[0]
         return Placed(position=start + skip, skip=skip)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.timeline import Placed, Timeline
+from server.timeline import MAX_PENDING, Placed, Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -178,3 +178,13 @@ def test_a_sender_with_another_clock_rate_that_is_never_quiet_loses_only_the_dif
         timeline.advance(arrival)
     drift = num_packets * PACKET * abs(ppm) * 1e-6
     assert timeline.late_samples + timeline.gap_samples + timeline.silence_samples < drift + 3 * 480
+
+
+def test_while_nobody_takes_sound_only_the_newest_is_kept_and_the_rest_becomes_a_gap() -> None:
+    timeline = make()
+    play(timeline, steady(0, 5))
+    for index, arrival in steady(5, 5 + MAX_PENDING + 100):
+        assert timeline.place(index * PACKET, PACKET, clock_position=arrival, is_quiet=False) is not None
+    end = (5 + MAX_PENDING + 100) * PACKET
+    assert timeline.advance(end) == end
+    assert timeline.gap_samples == 100 * PACKET
