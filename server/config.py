@@ -36,6 +36,14 @@ class IceServer(_Section):
     credential: SecretStr | None = None
     """Password at a TURN server. The page needs it too, so it is sent to every viewer."""
 
+    @field_validator("urls")
+    @classmethod
+    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not re.fullmatch(r"(stuns?|turns?):[^?:\s]+(:\d{1,5})?(\?transport=(udp|tcp))?", url):
+                raise ValueError(f"{url!r} has to look like stun:host:port or turn:host:port?transport=udp")
+        return urls
+
 
 class SessionConfig(_Section):
     """One viewer: timing, sound and picture."""

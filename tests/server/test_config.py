@@ -52,6 +52,7 @@ def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
         ("server.port=[", "server.port is '[', but it has to be a valid YAML value"),
         ("server.max_sessions=3", "server.max_sessions is 3, but it has to be at most engine.max_streams"),
         ('server.allowed_hosts=["https://a.example"]', "'https://a.example' has to be a name without scheme and port"),
+        ('server.ice_servers=[{urls: ["turn:t.example:x"]}]', "'turn:t.example:x' has to look like stun:host:port"),
         ("server.session.video_max_bps=100000", "video_min_bps is 400000, but it has to be at most video_max_bps"),
     ],
 )

@@ -230,5 +230,6 @@ async def test_a_server_that_takes_too_long_does_not_blame_the_offer() -> None:
 
 
 async def test_what_is_wrong_with_the_server_itself_is_not_blamed_on_the_offer() -> None:
-    error = await refusal(await offer(), ice_servers=(IceServer(urls=("nonsense",)),))
+    broken = IceServer.model_construct(urls=("nonsense",), username=None, credential=None)
+    error = await refusal(await offer(), ice_servers=(broken,))
     assert type(error) is ValueError
