@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -48,6 +50,10 @@ _PICTURE_BUFFERS = 6
 _TOKEN_BUFFERS = 6
 """Rows of the transformer's width that it holds per token at a time, in float32."""
 _NO_LIMIT = "max"
+PATIENCE_S, _PAUSE_S = 15.0, 0.5
+"""A driver takes seconds to free what a process held that has just ended."""
+
+_logger = logging.getLogger(__name__)
 
 
 def large_geometry(sizes: Sizes, *, height_px: int, width_px: int) -> VideoGeometry:
@@ -118,28 +124,6 @@ def plan_memory(
     }
 
 
-def require_memory(parts: Mapping[str, int], device: torch.device, limit_gb: float | None) -> None:
-    """Refuse what would not fit.
-
-    Args:
-        parts: Bytes by part.
-        device: Where they would go.
-        limit_gb: Memory that may be used, in 10^9 bytes; None: all that is free.
-
-    Raises:
-        ConfigError: It does not fit; says what is needed for what.
-    """
-    free = free_bytes(device)
-    usable = free if limit_gb is None else min(free, int(limit_gb * _GB))
-    needed = sum(parts.values())
-    if needed <= usable:
-        return
-    there = "are free" if usable == free else "may be used (engine.large.memory_gb)"
-    listed = ", ".join(f"{name} {num_bytes / _GB:.2f}" for name, num_bytes in parts.items() if num_bytes)
-    rule = f"{usable / _GB:.2f} GB {there} there and {needed / _GB:.2f} GB are needed: {listed}"
-    raise ConfigError("engine.large.device", str(device), rule)
-
-
 def free_bytes(device: torch.device) -> int:
     """Say how much memory is free on a device.
 
@@ -182,6 +166,43 @@ def host_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
         return available
     # Pages of files that nobody has used lately are given up first.
     return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def require_memory(
+    parts: Mapping[str, int],
+    device: torch.device,
+    limit_gb: float | None,
+    *,
+    free_on: Callable[[torch.device], int] = free_bytes,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Refuse what would not fit, on a GPU after a while: the worker before this one may just have ended.
+
+    Args:
+        parts: Bytes by part.
+        device: Where they would go.
+        limit_gb: Memory that may be used, in 10^9 bytes; None: all that is free.
+        free_on: Says how much is free.
+        pause: Waits for seconds.
+
+    Raises:
+        ConfigError: It does not fit; says what is needed for what.
+    """
+    limit = math.inf if limit_gb is None else int(limit_gb * _GB)
+    needed = sum(parts.values())
+    waited_s, free = 0.0, free_on(device)
+    while free < needed <= limit and device.type == "cuda" and waited_s < PATIENCE_S:
+        if not waited_s:
+            _logger.info("waiting for memory: %.2f GB of %.2f are free", free / _GB, needed / _GB)
+        pause(_PAUSE_S)
+        waited_s, free = waited_s + _PAUSE_S, free_on(device)
+    usable = min(free, limit)
+    if needed <= usable:
+        return
+    there = "are free" if usable == free else "may be used (engine.large.memory_gb)"
+    listed = ", ".join(f"{name} {num_bytes / _GB:.2f}" for name, num_bytes in parts.items() if num_bytes)
+    rule = f"{usable / _GB:.2f} GB {there} there and {needed / _GB:.2f} GB are needed: {listed}"
+    raise ConfigError("engine.large.device", str(device), rule)
 
 
 def _num_parameters(shapes: Shapes) -> int:

@@ -12,7 +12,14 @@ from pipeline.errors import ConfigError
 from pipeline.models.published import PUBLISHED_14B
 from pipeline.models.wan_vae import PUBLISHED_WAN_VAE
 from pipeline.weights.sizes import PUBLISHED_TEXT_ENCODER_SIZES, Sizes
-from pipeline.worker.large_memory import free_bytes, host_bytes, large_geometry, plan_memory, require_memory
+from pipeline.worker.large_memory import (
+    PATIENCE_S,
+    free_bytes,
+    host_bytes,
+    large_geometry,
+    plan_memory,
+    require_memory,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -75,6 +82,40 @@ def test_what_fits_is_let_in_and_what_does_not_is_listed() -> None:
         require_memory({"a": 999_999 * 10**9, "b": 10**9}, cpu, None)
     with pytest.raises(ConfigError, match=r"'cpu', but 0\.50 GB may be used \(engine\.large\.memory_gb\)"):
         require_memory({"a": 10**9}, cpu, 0.5)
+
+
+class Waking:
+    """A GPU whose driver gives memory back bit by bit while it is waited for."""
+
+    def __init__(self, *free: int) -> None:
+        self.free = list(free)
+        self.waited_s = 0.0
+
+    def free_on(self, device: torch.device) -> int:
+        assert device.type == "cuda"
+        return self.free[0]
+
+    def pause(self, seconds: float) -> None:
+        self.waited_s += seconds
+        self.free = self.free[1:] or self.free
+
+
+def test_a_gpu_is_given_time_to_free_what_another_process_held() -> None:
+    gpu, device = Waking(10, 400, 1000), torch.device("cuda", 0)
+    require_memory({"a": 1000}, device, None, free_on=gpu.free_on, pause=gpu.pause)
+    assert gpu.waited_s == 1.0
+    require_memory({"a": 1000}, device, None, free_on=gpu.free_on, pause=gpu.pause)
+    assert gpu.waited_s == 1.0, "nobody waits for what is there"
+
+
+def test_a_gpu_that_frees_nothing_is_refused_in_the_end_and_a_limit_at_once() -> None:
+    gpu, device = Waking(1_500_000_000), torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match=r"1\.00 GB may be used .* and 2\.00 GB are needed"):
+        require_memory({"a": 2 * 10**9}, device, 1, free_on=gpu.free_on, pause=gpu.pause)
+    assert gpu.waited_s == 0
+    with pytest.raises(ConfigError, match=r"1\.50 GB are free there and 2\.00 GB are needed"):
+        require_memory({"a": 2 * 10**9}, device, 3, free_on=gpu.free_on, pause=gpu.pause)
+    assert gpu.waited_s == PATIENCE_S
 
 
 def test_the_host_has_what_is_available_within_its_limit(tmp_path: Path) -> None:
