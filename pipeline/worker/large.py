@@ -38,6 +38,7 @@ from pipeline.models.pose import PoseStream
 from pipeline.models.sampler import Noise, sample_block
 from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillPortrait
 from pipeline.schedule import make_schedule
+from pipeline.worker.devices import find_device
 from pipeline.worker.kept import Kept
 from pipeline.worker.large_memory import (
     NUM_KEPT_PORTRAITS,
@@ -84,7 +85,7 @@ class LargeModel:
         # `pipeline.models.precision` promises float32, and by default PyTorch computes convolutions with 10 bits.
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        self.device = _find_device(config.large.device)
+        self.device = find_device(config.large.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         # These networks are large enough for any number of threads, and on a CPU nothing else is in a hurry.
@@ -488,19 +489,3 @@ def _open_pose(model: LargeModel) -> PoseStream | None:
         is_exact=config.pose_is_exact,
         loops=config.pose_loops,
     )
-
-
-def _find_device(name: str) -> torch.device:
-    """Find the device that a configuration names."""
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if num_gpus else "cpu"
-        if not num_gpus:
-            logger.warning("there is no GPU; with engine.large.device=cpu the CPU is given the time that it needs")
-    device = torch.device(name)
-    if device.type == "cpu":
-        return device
-    index = device.index or 0
-    if index >= num_gpus:
-        raise ConfigError("engine.large.device", name, f"PyTorch {torch.__version__} sees {num_gpus} GPUs here")
-    return torch.device("cuda", index)
