@@ -23,6 +23,7 @@ TESTS_WITHOUT_A_SOURCE = {
     "tests/test_house.py",
     "tests/pipeline/host/test_engine_restart.py",
     "tests/pipeline/models/test_golden.py",
+    "tests/pipeline/worker/test_large_gpu.py",
 }
 FOLDERS_WITHOUT_A_SOURCE = ("tests/client/", "tests/e2e/")
 # Folders of one machine, or of one person.

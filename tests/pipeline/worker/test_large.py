@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,102 +15,46 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.api import FrameBatch, StreamParams, StreamRequest
-from pipeline.config import EngineConfig, LargeConfig, num_cores
+from pipeline.config import num_cores
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.geometry import WINDOW_SAMPLES
 from pipeline.host.engine import WorkerEngine
 from pipeline.models.colour import to_i420
 from pipeline.models.dit import DiT
-from pipeline.models.precision import Float32Conv1d
 from pipeline.models.wan_vae import SINGLE_FLAVOUR, TIMESTEP_FLAVOUR, StillFlavour
 from pipeline.weights.sizes import Sizes
-from pipeline.worker.large import LargeModel, LargeStream
-from pipeline.worker.large_networks import OfficialNetworks, RandomNetworks
+from pipeline.worker.large import LargeModel
+from pipeline.worker.large_networks import RandomNetworks
 from pipeline.worker.model import PromptUnread, StageMarks
-from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE, write_checkpoint
+from tests.fakes.checkpoint import TINY_DIT, TINY_TEXT_ENCODER_SIZES, TINY_VAE
 from tests.fakes.film import write_film
+from tests.fakes.large import (
+    HEIGHT,
+    STILL,
+    WIDTH,
+    CountedNetworks,
+    SlowNetworks,
+    config_of,
+    difference,
+    make,
+    open_stream,
+    portrait,
+    sound,
+    windows,
+)
 from tests.fakes.wav2vec import tiny_config
 
-pytestmark = [pytest.mark.contract, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.contract, pytest.mark.timeout(180), pytest.mark.usefixtures("modes")]
 
-HEIGHT, WIDTH = 64, 128
-NUM_WINDOWS = 5
 # Spec 4: the lowest level is shifted by 3 before the levels are spaced, and all of them after.
 LOWEST = 3 * 0.001 / (1 + 2 * 0.001)
 LEVELS = [1 - step * (1 - LOWEST) / 3 for step in range(4)]
 SIGMAS = [*(3 * level / (1 + 2 * level) for level in LEVELS), 0.0]
-STILL = StreamParams()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The official folder at a tiny size, not to be changed."""
-    folder = tmp_path_factory.mktemp("official")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """What a model sets for its process is set back."""
-    grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    yield
-    torch.backends.cudnn.allow_tf32 = convolutions
-    torch.set_float32_matmul_precision(products)
-    torch.set_grad_enabled(grad)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> LargeModel:
     return LargeModel(config_of(folder))
-
-
-def config_of(folder: Path | None, *, num_steps: int | None = None, **large: object) -> EngineConfig:
-    settings = {"device": "cpu", "cache_dir": None, "height_px": HEIGHT, "width_px": WIDTH, "prompt": "talk", **large}
-    return EngineConfig(
-        name="large",
-        weights_dir=folder,
-        threads=1,
-        num_steps=num_steps,
-        large=LargeConfig.model_validate(settings),
-    )
-
-
-def portrait(seed: int = 0) -> NDArray[np.uint8]:
-    """A picture of soft spots of colour."""
-    coarse = torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, (1, 3, 4, 8)))
-    smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")
-    return smooth[0].permute(1, 2, 0).to(torch.uint8).numpy()
-
-
-def sound(num_windows: int = NUM_WINDOWS) -> NDArray[np.int16]:
-    """Noise that swells and fades, with silence for the last right context."""
-    samples = np.random.default_rng(1).standard_normal(num_windows * WINDOW_SAMPLES)
-    swell = 1 + np.sin(np.arange(len(samples)) / 3000)
-    return (1500 * samples * swell).astype(np.int16)
-
-
-def windows(model: LargeModel, num_windows: int = NUM_WINDOWS) -> list[NDArray[np.int16]]:
-    padded = np.pad(sound(num_windows), (0, model.right_context_samples))
-    length = WINDOW_SAMPLES + model.right_context_samples
-    return [padded[w * WINDOW_SAMPLES : w * WINDOW_SAMPLES + length] for w in range(num_windows)]
-
-
-def open_stream(
-    model: LargeModel, *, seed: int = 0, prompt: str | None = None, params: StreamParams = STILL, face: int = 0
-) -> LargeStream:
-    return model.open_stream(portrait=portrait(face), prompt=prompt, seed=seed, params=params)
-
-
-def make(stream: LargeStream, pcm: NDArray[np.int16], max_steps: int = 8) -> NDArray[np.uint8]:
-    """The 12 frames of a window."""
-    return np.concatenate(list(stream.generate(pcm, StageMarks(window=0), max_steps)))
-
-
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(np.abs(one.astype(int) - other).mean())
 
 
 def published_loop(
@@ -431,46 +374,12 @@ def test_random_weights_run_through_the_same_code(folder: Path) -> None:
     assert frames.std() > 5
 
 
-class CountedNetworks(OfficialNetworks):
-    """The official networks, and what was asked of them."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, None)
-        self.prompts: list[str] = []
-        self.num_transformers = 0
-
-    def load_transformer(self, device: torch.device, dtype: torch.dtype) -> DiT:
-        self.num_transformers += 1
-        return super().load_transformer(device, dtype)
-
-    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
-        self.prompts.append(prompt)
-        return super().encode_prompt(prompt, device, reserved_bytes=reserved_bytes)
-
-
 def test_a_prompt_is_encoded_once_while_it_is_one_of_the_last_two(folder: Path) -> None:
     source = CountedNetworks(folder)
     model = LargeModel(config_of(folder), source)
     for prompt in ("talk", "a", "talk", "b", "talk", "a"):
         open_stream(model, prompt=prompt)
     assert source.prompts == ["talk", "a", "b", "a"]
-
-
-class SlowNetworks(CountedNetworks):
-    """Reads the prompts of streams when it is let, and one of them never."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.let = threading.Event()
-        self.reserved_bytes: list[int] = []
-
-    def encode_prompt(self, prompt: str, device: torch.device, *, reserved_bytes: int = 0) -> Tensor:
-        if self.prompts:  # not that of the configuration
-            self.reserved_bytes.append(reserved_bytes)
-            assert self.let.wait(60)
-        if prompt == "bad":
-            raise LookupError("no such word")
-        return super().encode_prompt(prompt, device, reserved_bytes=reserved_bytes)
 
 
 def until_ready(is_ready: Callable[[], bool]) -> None:
@@ -549,11 +458,6 @@ def test_the_published_model_does_not_fit_a_small_machine() -> None:
         LargeModel(config)
 
 
-def test_a_gpu_that_is_not_there_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"engine.large.device is 'cuda:99', but PyTorch .* sees \d+ GPUs here"):
-        LargeModel(config_of(folder, device="cuda:99"))
-
-
 def test_a_damaged_folder_is_refused_with_the_file(folder: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / "LiveAvatar" / "liveavatar.safetensors").unlink()
@@ -576,63 +480,6 @@ def test_float32_is_not_rounded_to_tf32(folder: Path) -> None:
     LargeModel(config_of(folder))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_convolutions_in_float32_have_all_their_bits(folder: Path) -> None:
-    """TF32 would be off by 1e-4 and more."""
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU here")
-    LargeModel(config_of(folder, device="cuda"))
-    generator = torch.Generator().manual_seed(0)
-    layer = Float32Conv1d(256, 256, 3).requires_grad_(False)
-    x_BCT = torch.randn(1, 256, 64, generator=generator)
-    expected = layer.double()._conv_forward(x_BCT.double(), layer.weight, layer.bias)
-    made = layer.float().cuda()(x_BCT.cuda()).cpu().double()
-    assert (made - expected).norm() / expected.norm() < 1e-6
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_windows_are_made_while_another_prompt_is_read(folder: Path) -> None:
-    """The same ones as without that, and the prompt is the same as one that was waited for."""
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU here")
-    source = SlowNetworks(folder)
-    model = LargeModel(config_of(folder, device="cuda"), source)
-    changed, kept = open_stream(model), open_stream(model)
-    sing, pcm = StreamParams(prompt="sing"), windows(model)
-    assert not changed.is_ready(sing)
-    source.let.set()
-    while not changed.is_ready(sing):
-        np.testing.assert_array_equal(make(changed, pcm[0]), make(kept, pcm[0]))
-    assert source.reserved_bytes[0] >= 0
-    for stream in (changed, kept):
-        stream.update(sing)
-    np.testing.assert_array_equal(make(changed, pcm[1]), make(kept, pcm[1]))
-    again = LargeModel(config_of(folder, device="cuda"))
-    waited, read = open_stream(again, prompt="sing"), open_stream(model, prompt="sing")
-    np.testing.assert_array_equal(make(waited, pcm[0]), make(read, pcm[0]))
-
-
-@pytest.mark.gpu
-def test_a_gpu_makes_frames_and_tells_when_its_stages_ended(folder: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU here")
-    model = LargeModel(config_of(folder, device="cuda"))
-    model.warm_up()
-    used = []
-    stream = open_stream(model)
-    for pcm in windows(model):
-        marks = StageMarks(window=0)
-        started_s = marks.now_s()
-        frames = np.concatenate(list(stream.generate(pcm, marks, 4)))
-        assert frames.std() > 10
-        ends = [started_s, marks.features_s, *marks.steps_s, marks.decoded_s, marks.now_s() + 0.001]
-        assert ends == sorted(ends)  # type: ignore[type-var]
-        used.append(torch.cuda.memory_allocated())
-    assert used[-1] <= used[0] + 2**20
-    again = open_stream(model)
-    np.testing.assert_array_equal(make(again, windows(model)[0]), make(open_stream(model), windows(model)[0]))
 
 
 async def taken(engine: WorkerEngine, request: StreamRequest, num_windows: int) -> list[FrameBatch]:

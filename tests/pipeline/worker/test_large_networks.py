@@ -22,13 +22,6 @@ pytestmark = pytest.mark.contract
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("official")
-    write_checkpoint(folder)
-    return folder
-
-
 def random_networks() -> RandomNetworks:
     return RandomNetworks(Sizes(dit=TINY_DIT, vae=TINY_VAE, text_encoder=TINY_TEXT_ENCODER_SIZES), tiny_config())
 
