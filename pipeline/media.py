@@ -359,12 +359,22 @@ class MovieWriter:
         width_px: Width of the pictures, even.
         rate_hz: Rate of the sound that comes.
         num_channels: Channels of the sound that comes; more than two are mixed down to two.
+        longest_sound_s: Sound after so many seconds is left out.
 
     Raises:
         OSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, *, height_px: int, width_px: int, rate_hz: int, num_channels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        height_px: int,
+        width_px: int,
+        rate_hz: int,
+        num_channels: int,
+        longest_sound_s: float = math.inf,
+    ) -> None:
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
         # Fails at once, and with the system's words, where the muxer would fail later.
@@ -384,6 +394,7 @@ class MovieWriter:
         self._audio.codec_context.bit_rate = AAC_BPS_PER_CHANNEL * (1 if num_channels == 1 else 2)
         self._converter = _Converter(sample_format="fltp", layout=layout, rate_hz=rate_hz)
         self._fifo = AudioFifo()
+        self._most_samples = longest_sound_s * rate_hz
         self._num_samples = 0
         self.num_frames = 0
         self._is_open = True
@@ -399,6 +410,11 @@ class MovieWriter:
             self._fifo.write(part)
         # The encoder takes a shorter frame for the last one.
         for part in self._fifo.read_many(AAC_FRAME_SAMPLES, partial=frame is None):
+            left = self._most_samples - self._num_samples
+            if part.samples > left:
+                part = _beginning(part, round(left))
+            if part.samples == 0:
+                break
             part.pts = self._num_samples
             part.time_base = Fraction(1, part.sample_rate)
             self._num_samples += part.samples
@@ -436,6 +452,14 @@ class MovieWriter:
             with contextlib.suppress(av.FFmpegError):
                 self._container.close()
         self._part.unlink(missing_ok=True)
+
+
+def _beginning(frame: AudioFrame, num_samples: int) -> AudioFrame:
+    """Return the first samples of a frame in planar floats."""
+    samples = np.ascontiguousarray(frame.to_ndarray()[:, :num_samples], np.float32)
+    beginning = AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    beginning.sample_rate = frame.sample_rate
+    return beginning
 
 
 def _open(what: str, path: Path) -> InputContainer:

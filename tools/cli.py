@@ -177,12 +177,14 @@ def render(
     fit: Annotated[
         FitName | None,
         typer.Option(
-            help="Show the face, the whole picture (default of the large engine), or do as the published code."
+            help="Show the face, the whole picture (default of the large engine), or do as the published code: black "
+            "edges, and rotation, colour profile and transparency of the file left out."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per block.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie.")] = 0,
-    prompt: Annotated[str | None, typer.Option(help="Text prompt, for engines that know one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same movie, at the same precision.")] = 0,
+    clips: Annotated[int | None, typer.Option(min=1, help="Make only so many clips of 48 frames.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text prompt (large engine).")] = None,
     pose: Annotated[Path | None, typer.Option(help="Film whose movement is followed (large engine).")] = None,
     speaker: Annotated[
         list[str] | None,
@@ -200,7 +202,7 @@ def render(
 ) -> None:
     """Make a movie: a portrait that speaks a sound file."""
     with _reported(context):
-        from tools.render import RenderJob, large_frame, parse_size, prepare
+        from tools.render import RenderJob, parse_size, prepare
 
         # The prompt is the engine's own, too: it is then read once, before the other networks take their memory.
         overrides = _assignments(assignments, engine__name=engine, engine__large__prompt=prompt)
@@ -215,8 +217,6 @@ def render(
             overrides.append("engine.large.pose_is_exact=true")
         settings = _load(config, overrides)
         name = settings.engine.name
-        if pose is not None and name != "large":
-            raise ConfigError("--pose", str(pose), "only the large engine follows a film")
         job = RenderJob(
             image=image,
             audio=audio[0],
@@ -226,18 +226,20 @@ def render(
             size=None if size is None else parse_size(size),
             fit=fit.value if fit is not None else "cover" if name == "large" else "face",
             seed=seed,
+            num_clips=clips,
             prompt=prompt,
             pose=pose,
             is_overwriting=force,
         )
-        prepared = prepare(job)
-        frame = large_frame(prepared, settings.engine.large) if name == "large" else (job.size or ())[::-1]
-        if frame and name != "embedded":
-            sides = (f"engine.{name}.height_px={frame[0]}", f"engine.{name}.width_px={frame[1]}")
+        prepared = prepare(job, settings.engine)
+        if name != "embedded":
+            sides = (f"engine.{name}.height_px={prepared.height_px}", f"engine.{name}.width_px={prepared.width_px}")
             settings = _load(config, [*overrides, *sides])
         summary = asyncio.run(_render(prepared, settings))
         if not summary.is_face_found:
             typer.echo(f"no face was found in {image}: the upper middle of the image is shown", err=True)
+        for note in summary.notes:
+            typer.echo(note, err=True)
         picture = f"{summary.width_px}x{summary.height_px}"
         typer.echo(f"{output}: {summary.duration_s:.2f} s, {summary.num_frames} frames of {picture}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,18 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from pipeline.api import Engine, EngineInfo, Stream, StreamRequest
-from pipeline.config import LargeConfig
+from pipeline.config import EngineConfig
 from pipeline.errors import ConfigError, WorkerError
-from pipeline.geometry import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, cover_size, exact_size, place_exact
+from pipeline.geometry import (
+    EMBEDDED_PX,
+    FPS,
+    FRAMES_PER_CLIP,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    cover_size,
+    exact_size,
+    place_exact,
+)
 from pipeline.media import AudioFile, EngineResampler, MovieWriter, VideoFile, decode_audio
 from pipeline.portrait import Crop, PortraitSource, load_portrait
 from pipeline.speakers import shown_part, to_tokens
@@ -36,7 +46,6 @@ __all__ = [
     "Prepared",
     "RenderJob",
     "RenderSummary",
-    "large_frame",
     "parse_size",
     "prepare",
     "render",
@@ -48,7 +57,8 @@ PUSH_SAMPLES = SAMPLE_RATE_HZ
 
 Fit = Literal["face", "cover", "exact"]
 """How a portrait fills the frame: with the face as large as the embedded avatar learnt it, with as much of the picture
-as there is room for, or in the way of the published code, black edges included.
+as there is room for, or in the way of the published code: with black edges, and with the file's rotation, colour
+profile and transparency left out.
 """
 
 Report = Callable[[int, int | None], None]
@@ -76,10 +86,12 @@ class RenderJob:
     """How the portrait fills the frame."""
     seed: int = 0
     """Seed of the noise and of the motion."""
+    num_clips: int | None = None
+    """Clips of 48 frames to make from the beginning; None: the whole sound. It is heard as a whole in any case."""
     prompt: str | None = None
-    """Text prompt, for engines that know one."""
+    """Text prompt, for the large engine."""
     pose: Path | None = None
-    """Film whose movement is followed, for the engine that can; `prepare` looks whether it can be used."""
+    """Film whose movement is followed, for the large engine; `prepare` looks whether it can be used."""
     is_overwriting: bool = False
     """Whether an existing output is replaced."""
 
@@ -98,6 +110,10 @@ class Prepared:
     """The sound; `render` closes it."""
     voices: Voices | None
     """Of several speakers."""
+    height_px: int
+    """Height of the movie: what the engine has to be started with."""
+    width_px: int
+    """Width of the movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +128,8 @@ class RenderSummary:
     """Width of the movie."""
     is_face_found: bool
     """Whether the portrait was laid out by its face; true where nobody looked for one."""
+    notes: tuple[str, ...]
+    """What the engine says about itself, its precision among it."""
 
     @property
     def duration_s(self) -> float:
@@ -140,60 +158,47 @@ def parse_size(text: str) -> tuple[int, int]:
     return size
 
 
-def prepare(job: RenderJob) -> Prepared:
+def prepare(job: RenderJob, config: EngineConfig) -> Prepared:
     """Check all that can be checked before an engine is started, and open the files.
 
     Args:
         job: What to render.
+        config: Of the engine; its size is the area, or the size itself, where the job says nothing.
 
     Returns:
         The job with its files.
 
     Raises:
-        ConfigError: The output cannot be written there.
+        ConfigError: The output cannot be written there, or the engine cannot do what is asked for.
         MediaError: Image, sound or pose cannot be used.
     """
     _check_output(job)
+    _check_engine(job, config.name)
     if job.pose is not None:
         VideoFile(job.pose).close()
     default = _default_portrait(job.image)
-    source = load_portrait(Path(job.image) if default is None else default)
+    source = load_portrait(Path(job.image) if default is None else default, is_plain=job.fit == "exact")
+    height_px, width_px = _frame_size(job, source, config)
     voices = None
     if job.more_audio or job.regions:
         voices = load_voices((job.audio, *job.more_audio), job.regions, source)
     sound = AudioFile(job.audio) if voices is None else MixedSound(voices)
-    return Prepared(job=job, source=source, is_default=default is not None, sound=sound, voices=voices)
-
-
-def large_frame(prepared: Prepared, config: LargeConfig) -> tuple[int, int]:
-    """Choose the size of the large engine's picture, which may be any.
-
-    Args:
-        prepared: The job and its portrait.
-        config: The engine's own size is the area where the job says nothing.
-
-    Returns:
-        Height and width. A job's size is kept, unless its fit is exact: then, and without a size, they follow from the
-        shape of the portrait.
-
-    Raises:
-        ConfigError: The area is too small.
-        MediaError: The portrait is too thin.
-    """
-    job, source = prepared.job, prepared.source
-    width_px, height_px = job.size or (config.width_px, config.height_px)
-    if job.fit == "exact":
-        return exact_size(source.height_px, source.width_px, height_px * width_px)
-    if job.fit == "cover" and job.size is None:
-        return cover_size(source.height_px, source.width_px, height_px * width_px)
-    return height_px, width_px
+    return Prepared(
+        job=job,
+        source=source,
+        is_default=default is not None,
+        sound=sound,
+        voices=voices,
+        height_px=height_px,
+        width_px=width_px,
+    )
 
 
 async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: Report) -> RenderSummary:
     """Render a movie. Cancelling removes what was written.
 
     Args:
-        engine: A ready engine.
+        engine: A ready engine, of the size for which the job was prepared.
         info: What it can do.
         prepared: The job; its sound is closed at the end.
         report: Told of the progress, on the loop.
@@ -202,15 +207,16 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
         What was rendered.
 
     Raises:
-        ConfigError: The engine cannot make that size, or knows no prompts.
+        ConfigError: The engine cannot do what is asked for.
         MediaError: The sound is damaged.
         WorkerError: The engine failed.
         OSError: The movie cannot be written.
     """
     job, sound = prepared.job, prepared.sound
+    assert (info.height_px, info.width_px) == (prepared.height_px, prepared.width_px), info
+    most_frames = math.inf if job.num_clips is None else job.num_clips * FRAMES_PER_CLIP
     with ExitStack() as stack:
         stack.enter_context(sound)
-        _check_size(job, info)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "portrait") as cutter:
             request, is_face_found = await loop.run_in_executor(cutter, _request, prepared, info)
@@ -221,13 +227,14 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
             width_px=info.width_px,
             rate_hz=sound.rate_hz,
             num_channels=sound.num_channels,
+            longest_sound_s=most_frames / FPS,
         )
         stack.enter_context(writer)
         # One thread decodes and encodes: the writer is never used by two at once, and is idle before it is closed.
         executor = stack.enter_context(ThreadPoolExecutor(1, "movie"))
         try:
-            run = _Run(stream, writer, executor, report)
-            await run.run(sound)
+            run = _Run(stream, writer, executor, report, most_frames=most_frames)
+            await run.run(sound, right_context_s=info.right_context_s)
         finally:
             await stream.aclose()
         await loop.run_in_executor(executor, writer.finish)
@@ -236,43 +243,60 @@ async def render(engine: Engine, info: EngineInfo, prepared: Prepared, report: R
         height_px=info.height_px,
         width_px=info.width_px,
         is_face_found=is_face_found,
+        notes=info.notes,
     )
 
 
 class _Run:
     """Sound in, frames out, side by side."""
 
-    def __init__(self, stream: Stream, writer: MovieWriter, executor: ThreadPoolExecutor, report: Report) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        writer: MovieWriter,
+        executor: ThreadPoolExecutor,
+        report: Report,
+        *,
+        most_frames: float,
+    ) -> None:
         self._stream = stream
         self._writer = writer
         self._executor = executor
         self._report = report
+        self._most_frames = most_frames
         self._expected: int | None = None
-        self._num_frames: int | None = None
+        # Exact from the end of the sound on, and a bound before.
+        self._num_frames = most_frames
 
-    async def run(self, sound: AudioFile | MixedSound) -> None:
-        """Run to the end of the sound."""
+    async def run(self, sound: AudioFile | MixedSound, *, right_context_s: float) -> None:
+        """Run to the end of the sound, or until there are enough frames."""
         if sound.duration_s is not None:
-            self._expected = round(sound.duration_s * FPS)
+            self._expected = round(min(sound.duration_s * FPS, self._most_frames))
+        # The last window hears what follows it, so that its frames are those of a longer movie.
+        most_samples = self._most_frames * SAMPLES_PER_FRAME + math.ceil(right_context_s * SAMPLE_RATE_HZ)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._feed(sound), name="render-feed")
+                group.create_task(self._feed(sound, most_samples), name="render-feed")
                 group.create_task(self._take(), name="render-take")
         except* Exception as failures:
             raise _first(failures) from failures
 
-    async def _feed(self, sound: AudioFile | MixedSound) -> None:
+    async def _feed(self, sound: AudioFile | MixedSound, most_samples: float) -> None:
         """Push the sound as fast as the engine takes it, and write the original beside the pictures."""
         loop = asyncio.get_running_loop()
         resampler, frames = EngineResampler(), sound.frames()
         num_samples, is_end = 0, False
-        while not is_end:
+        while not is_end and num_samples < most_samples:
             pcm, is_end = await loop.run_in_executor(self._executor, self._decode_some, frames, resampler)
+            pcm = pcm[: round(min(len(pcm), most_samples - num_samples))]
             await self._stream.push_audio(pcm, num_samples)
             num_samples += len(pcm)
+        if not is_end:
+            await loop.run_in_executor(self._executor, self._writer.add_sound, None)
         # Frames after this one come from the silence that fills the last window: they are made after end_audio only.
-        self._num_frames = self._expected = -(-num_samples // SAMPLES_PER_FRAME)
-        await self._stream.end_audio()
+        self._num_frames = self._expected = round(min(-(-num_samples // SAMPLES_PER_FRAME), self._most_frames))
+        if num_samples < most_samples:
+            await self._stream.end_audio()
 
     def _decode_some(self, frames: Iterator[AudioFrame], resampler: EngineResampler) -> tuple[NDArray[np.int16], bool]:
         """Decode about a second; returns it and whether it was the last."""
@@ -291,11 +315,11 @@ class _Run:
         async for batch in self._stream:
             if batch.first_frame > self._writer.num_frames and not self._is_complete():
                 raise WorkerError(f"frames {self._writer.num_frames} to {batch.first_frame - 1} are missing")
-            pictures = batch.frames
-            if self._num_frames is not None:
-                pictures = pictures[: max(0, self._num_frames - batch.first_frame)]
+            pictures = batch.frames[: round(max(0, min(len(batch.frames), self._num_frames - batch.first_frame)))]
             await loop.run_in_executor(self._executor, self._writer.add_pictures, pictures)
             self._report(self._writer.num_frames, self._expected)
+            if self._writer.num_frames == self._most_frames:
+                return
         if not self._is_complete():
             raise WorkerError(f"the engine ended after frame {self._writer.num_frames}, before the sound did")
 
@@ -348,13 +372,44 @@ def _default_portrait(image: str) -> Path | None:
     raise ConfigError("--image", image, rule)
 
 
-def _check_size(job: RenderJob, info: EngineInfo) -> None:
-    if job.size is None or job.size == (info.width_px, info.height_px):
+def _check_engine(job: RenderJob, name: str) -> None:
+    """Refuse what only the large engine can do."""
+    if name == "large":
         return
-    width_px, height_px = job.size
-    if job.fit != "exact" or width_px * height_px < info.width_px * info.height_px:
-        rule = f"the engine {info.name} makes pictures of {info.width_px}x{info.height_px} only"
-        raise ConfigError("--size", f"{width_px}x{height_px}", rule)
+    asked = {
+        "--prompt": (job.prompt, "reads a prompt"),
+        "--pose": (job.pose, "follows a film"),
+        "--audio": (next(iter(job.more_audio), None), "hears a second speaker"),
+        "--speaker": (next(iter(job.regions), None), "hears several speakers"),
+    }
+    for option, (value, ability) in asked.items():
+        if value is not None:
+            raise ConfigError(option, str(value), f"only the large engine {ability}")
+
+
+def _frame_size(job: RenderJob, source: PortraitSource, config: EngineConfig) -> tuple[int, int]:
+    """Choose height and width of the movie.
+
+    The large engine's may be any. A job's size is kept, unless its fit is exact: then, and without a size, they follow
+    from the shape of the portrait.
+    """
+    own = {
+        "embedded": EMBEDDED_PX,
+        "large": (config.large.height_px, config.large.width_px),
+        "pattern": (config.pattern.height_px, config.pattern.width_px),
+    }[config.name]
+    height_px, width_px = own if job.size is None else job.size[::-1]
+    if config.name == "large" and job.fit == "exact":
+        return exact_size(source.height_px, source.width_px, height_px * width_px)
+    if config.name == "large" and job.fit == "cover" and job.size is None:
+        return cover_size(source.height_px, source.width_px, height_px * width_px)
+    if config.name == "embedded" and (height_px, width_px) != own:
+        is_area = job.fit == "exact" and height_px * width_px >= own[0] * own[1]
+        if not is_area:
+            rule = f"the embedded engine makes pictures of {own[1]}x{own[0]} only"
+            raise ConfigError("--size", f"{width_px}x{height_px}", rule)
+        return own
+    return height_px, width_px
 
 
 def _request(prepared: Prepared, info: EngineInfo) -> tuple[StreamRequest, bool]:
@@ -365,8 +420,6 @@ def _request(prepared: Prepared, info: EngineInfo) -> tuple[StreamRequest, bool]
     if voices is None:
         sound = _whole_sound(job.audio, info.longest_whole_s)
         return dataclasses.replace(request, sound=sound), is_face_found
-    if not info.px_per_token:
-        raise ConfigError("number of sounds", len(voices.sounds_VN), f"the engine {info.name} hears one speaker only")
     masks = to_tokens(
         voices.masks_VHW,
         shown,

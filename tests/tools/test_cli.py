@@ -97,6 +97,33 @@ def test_bad_input_ends_with_2_and_one_line(
     assert not (tmp_path / "o.mp4").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--prompt", "smile"], "--prompt is 'smile', but only the large engine reads a prompt"),
+        (["--size", "512x512"], "--size is '512x512', but the embedded engine makes pictures of 256x384 only"),
+        (["--steps", "5"], "engine.num_steps is 5, but the embedded engine was trained for 4 at most"),
+    ],
+)
+def test_what_the_embedded_engine_cannot_ends_with_2_before_it_is_started(
+    tmp_path: Path, image: Path, audio: Path, options: list[str], pattern: str
+) -> None:
+    """An engine that was started would miss its weights first."""
+    files = ("--image", image, "--audio", audio, "-o", tmp_path / "o.mp4")
+    assert_one_line(visavis("render", *files, "--set", f"engine.weights_dir={tmp_path}", *options), 2, pattern)
+
+
+def test_only_so_many_clips_are_made_and_the_engine_s_notes_are_told(tmp_path: Path, image: Path) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 16_000 * 4))
+    files = ("--image", image, "--audio", tmp_path / "a.wav", "-o", tmp_path / "o.mp4")
+    result = visavis("render", *files, "--clips", "1", "--set", "engine.precision=fp32")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.replace("\n", "").endswith("o.mp4: 1.92 s, 48 frames of 256x384")
+    assert re.search(r"^precision fp32 \(fp32 \d+ ms per window\)$", result.stderr, re.MULTILINE)
+
+
 def test_an_unknown_option_ends_with_2() -> None:
     assert visavis("render", "--colour", "red").returncode == 2
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.api import FrameBatch, Stream, StreamRequest
 from pipeline.config import EngineConfig, LargeConfig, PatternConfig
 from pipeline.errors import ConfigError, MediaError, WorkerError
 from pipeline.host.engine import WorkerEngine
 from pipeline.worker.pattern import read_clap, read_frame_index
-from tools.render import RenderJob, RenderSummary, large_frame, parse_size, prepare, render
+from tests.fakes.checkpoint import write_checkpoint
+from tools.render import RenderJob, RenderSummary, parse_size, prepare, render
 
 pytestmark = pytest.mark.contract
 
@@ -47,6 +51,36 @@ def job(inputs: dict[str, Path], **changes: object) -> RenderJob:
     return RenderJob(**values)  # type: ignore[arg-type]
 
 
+@dataclass
+class RecordedStream:
+    """Passes a stream's frames on and keeps them: encoding would blur what they were."""
+
+    stream: Stream
+    frames: list[np.ndarray]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def __aiter__(self) -> RecordedStream:
+        return self
+
+    async def __anext__(self) -> FrameBatch:
+        batch = await anext(aiter(self.stream))
+        self.frames.extend(batch.frames)
+        return batch
+
+
+@dataclass
+class RecordedEngine:
+    """Opens streams whose frames are kept."""
+
+    engine: WorkerEngine
+    frames: list[np.ndarray] = field(default_factory=list)
+
+    async def open(self, request: StreamRequest) -> RecordedStream:
+        return RecordedStream(await self.engine.open(request), self.frames)
+
+
 @contextmanager
 def file_size_limit(limit_bytes: int | None) -> Iterator[None]:
     """Let no file grow beyond a limit, as a full disk would."""
@@ -72,7 +106,7 @@ async def rendered(
         info = await engine.wait_ready()
         steps = [] if progress is None else progress
         with file_size_limit(limit_bytes):
-            return await render(engine, info, prepare(what), lambda done, total: steps.append((done, total)))
+            return await render(engine, info, prepare(what, config), lambda done, total: steps.append((done, total)))
     finally:
         await engine.aclose()
 
@@ -127,15 +161,49 @@ async def test_a_full_disk_is_an_os_error_and_leaves_no_file(inputs: dict[str, P
     assert list(inputs["output"].parent.iterdir()) == []
 
 
-async def test_another_size_than_the_engine_s_is_refused(inputs: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match="--size is '512x512', but the engine pattern makes pictures of 128x192 only"):
-        await rendered(job(inputs, size=(512, 512)))
+@pytest.mark.parametrize("name", ["embedded", "pattern"])
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"prompt": "smile"}, "--prompt is 'smile', but only the large engine reads a prompt"),
+        ({"pose": Path("dance.mp4")}, "--pose is 'dance.mp4', but only the large engine follows a film"),
+        ({"more_audio": (Path("b.wav"),)}, "--audio is 'b.wav', but only the large engine hears a second speaker"),
+        ({"regions": ("0,0,1,1",)}, "--speaker is '0,0,1,1', but only the large engine hears several speakers"),
+    ],
+)
+def test_what_only_the_large_engine_can_is_refused_before_one_is_started(
+    inputs: dict[str, Path], name: str, changes: dict[str, object], refusal: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(refusal)):
+        prepare(job(inputs, **changes), EngineConfig.model_validate({"name": name}))
 
 
-async def test_a_prompt_is_refused_by_an_engine_that_knows_none(inputs: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match="prompt is 'smile', but"):
-        await rendered(job(inputs, prompt="smile"))
-    assert list(inputs["output"].parent.iterdir()) == []
+@pytest.mark.parametrize(
+    ("fit", "size"), [("face", (512, 512)), ("face", (384, 256)), ("cover", (128, 192)), ("exact", (64, 64))]
+)
+def test_the_embedded_engine_s_size_is_its_own(inputs: dict[str, Path], fit: str, size: tuple[int, int]) -> None:
+    shown = f"{size[0]}x{size[1]}"
+    with pytest.raises(ConfigError, match=f"--size is '{shown}', but the embedded engine makes pictures of 256x384"):
+        prepare(job(inputs, fit=fit, size=size), EngineConfig())
+
+
+@pytest.mark.parametrize(
+    ("fit", "size"), [("face", None), ("face", (256, 384)), ("exact", None), ("exact", (512, 512))]
+)
+def test_a_size_is_only_an_area_for_the_published_fit(
+    inputs: dict[str, Path], fit: str, size: tuple[int, int] | None
+) -> None:
+    prepared = prepare(job(inputs, fit=fit, size=size), EngineConfig())
+    prepared.sound.close()
+    assert (prepared.height_px, prepared.width_px) == (384, 256)
+
+
+def test_the_pattern_engine_s_size_is_that_of_the_job_or_else_its_own(inputs: dict[str, Path]) -> None:
+    config = EngineConfig(name="pattern", pattern=PatternConfig(height_px=192, width_px=128))
+    for size, expected in ((None, (192, 128)), ((512, 96), (96, 512))):
+        prepared = prepare(job(inputs, size=size), config)
+        prepared.sound.close()
+        assert (prepared.height_px, prepared.width_px) == expected
 
 
 @pytest.mark.parametrize(
@@ -146,15 +214,15 @@ def test_an_impossible_output_is_refused_at_once(inputs: dict[str, Path], name: 
     what = job(inputs, output=inputs["output"].parent / name)
     (inputs["output"].parent / "folder.mp4").mkdir()
     with pytest.raises(ConfigError, match=f"--output is .*{name}', but .*{rule}"):
-        prepare(what)
+        prepare(what, EngineConfig())
 
 
 def test_an_existing_output_is_kept_unless_forced(inputs: dict[str, Path]) -> None:
     what = job(inputs)
     inputs["output"].write_bytes(b"old")
     with pytest.raises(ConfigError, match="this file exists; --force replaces it"):
-        prepare(what)
-    prepare(job(inputs, is_overwriting=True)).sound.close()
+        prepare(what, EngineConfig())
+    prepare(job(inputs, is_overwriting=True), EngineConfig()).sound.close()
 
 
 @pytest.mark.parametrize("text", ["256x384", "256*384", "256X384", "256×384"])
@@ -185,9 +253,10 @@ def test_the_large_engine_s_frame_follows_the_portrait_unless_a_size_is_given(
 ) -> None:
     """A portrait of 1024x1536 at the area of 704x384, of 720x400, and of 256x384; height first."""
     Image.new("RGB", (1024, 1536), (200, 120, 90)).save(inputs["image"])
-    prepared = prepare(job(inputs, fit=fit, size=size))
+    config = EngineConfig(name="large", large=LargeConfig(random_weights=True))
+    prepared = prepare(job(inputs, fit=fit, size=size), config)
     prepared.sound.close()
-    assert large_frame(prepared, LargeConfig()) == expected
+    assert (prepared.height_px, prepared.width_px) == expected
 
 
 async def test_the_published_fit_leaves_black_edges(inputs: dict[str, Path]) -> None:
@@ -202,14 +271,62 @@ async def test_the_published_fit_leaves_black_edges(inputs: dict[str, Path]) -> 
     assert brightness["cover"] > brightness["exact"] + 20
 
 
-async def test_a_size_is_only_an_area_for_the_published_fit(inputs: dict[str, Path]) -> None:
-    assert (await rendered(job(inputs, fit="exact", size=(256, 192)))).width_px == 128
-    with pytest.raises(ConfigError, match="--size is '64x64', but the engine pattern makes pictures of 128x192 only"):
-        await rendered(job(inputs, fit="exact", size=(64, 64), is_overwriting=True))
+def test_the_published_fit_takes_the_picture_as_it_is_stored(inputs: dict[str, Path]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (200, 300), (200, 120, 90)).save(inputs["image"], exif=exif)
+    for fit, expected in (("cover", (300, 200)), ("exact", (200, 300))):
+        prepared = prepare(job(inputs, fit=fit), EngineConfig())
+        prepared.sound.close()
+        assert (prepared.source.width_px, prepared.source.height_px) == expected
 
 
-async def test_several_speakers_are_for_engines_that_hear_them(inputs: dict[str, Path]) -> None:
-    what = job(inputs, more_audio=(inputs["audio"],), regions=("0,0,0.5,1", "0.5,0,1,1"))
-    with pytest.raises(ConfigError, match="number of sounds is 2, but the engine pattern hears one speaker only"):
-        await rendered(what)
-    assert list(inputs["output"].parent.iterdir()) == []
+@pytest.mark.parametrize(("num_clips", "expected"), [(1, 48), (3, 144), (4, 176), (9, 176)])
+async def test_only_so_many_clips_are_made(inputs: dict[str, Path], num_clips: int, expected: int) -> None:
+    """As many frames as there are in the clips, or in the sound; what is heard ends with them."""
+    progress: list[tuple[int, int | None]] = []
+    summary = await rendered(job(inputs, num_clips=num_clips), progress=progress)
+    assert summary.num_frames == expected
+    assert progress[-1] == (expected, expected)
+    with av.open(str(inputs["output"])) as movie:
+        pictures = [frame.to_ndarray(format="yuv420p") for frame in movie.decode(video=0)]
+    assert [read_frame_index(picture, 192) for picture in pictures] == list(range(expected))
+    with av.open(str(inputs["output"])) as movie:
+        sound_s = movie.streams.audio[0].duration * movie.streams.audio[0].time_base
+    assert float(sound_s) == pytest.approx(min(expected / 25, NUM_SAMPLES / 16_000), abs=0.001)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The large engine's official folder at a tiny size."""
+    folder = tmp_path_factory.mktemp("official")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("whole_sound_s", "num_samples"), [(300, 60_000), (0, 60_000), (300, 31_000)])
+async def test_clips_are_the_beginning_of_the_whole_movie(
+    inputs: dict[str, Path], checkpoint: Path, whole_sound_s: float, num_samples: int
+) -> None:
+    """Heard as a whole, and window by window: what comes after the clips is heard all the same, as far as it goes."""
+    noise = np.random.default_rng(0).integers(-9000, 9000, num_samples, np.int16)
+    with wave.open(str(inputs["audio"]), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(noise.astype("<i2").tobytes())
+    large = LargeConfig(device="cpu", height_px=64, width_px=64, cache_dir=None, whole_sound_s=whole_sound_s)
+    config = EngineConfig(name="large", weights_dir=checkpoint, threads=1, large=large)
+    engine = WorkerEngine(config)
+    engine.start()
+    try:
+        info = await engine.wait_ready()
+        made = []
+        for num_clips in (None, 1):
+            recorded = RecordedEngine(engine)
+            what = prepare(job(inputs, num_clips=num_clips, size=(64, 64), is_overwriting=True), config)
+            await render(recorded, info, what, lambda done, total: None)  # type: ignore[arg-type]
+            made.append(np.stack(recorded.frames))
+    finally:
+        await engine.aclose()
+    whole, beginning = made
+    assert len(whole) > len(beginning) == 48
+    assert np.array_equal(whole[:48], beginning)
