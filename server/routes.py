@@ -2,9 +2,10 @@
 
 import asyncio
 import ipaddress
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
@@ -16,7 +17,7 @@ from server.channel import ControlChannel
 from server.config import ServerConfig
 from server.control import problem_message
 from server.engine import WatchedEngine
-from server.errors import NotFound, reply_for
+from server.errors import NotFound, RequestError, reply_for
 from server.hosts import Hosts
 from server.metrics import Metrics
 from server.portraits import PortraitStore
@@ -25,6 +26,7 @@ from server.sessions import Sessions
 __all__ = ["Routes", "visitor_of"]
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 CLOSE_NOT_FOUND = 4004
 """Close code of a control channel whose session does not exist."""
@@ -172,7 +174,8 @@ class Routes:
     async def offer(self, request: Request) -> JSONResponse:
         """Open a session."""
         body = await self._read_json(request, OfferBody)
-        opened = await self._sessions.open(sdp=body.sdp, portrait_id=body.portrait, seed=body.seed, params=body.params)
+        opening = self._sessions.open(sdp=body.sdp, portrait_id=body.portrait, seed=body.seed, params=body.params)
+        opened = await _unless_gone(request, opening)
         return JSONResponse(
             {
                 "sdp": opened.answer_sdp,
@@ -226,6 +229,26 @@ class Routes:
         return await read_json(
             request, model, limit_bytes=self._config.max_json_bytes, timeout_s=self._config.body_timeout_s
         )
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Work for a request, but no longer than its client waits: an engine may take minutes to read a prompt."""
+
+    async def go() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work_task = asyncio.create_task(work, name="request")
+    gone_task = asyncio.create_task(go(), name="request-client")
+    try:
+        await asyncio.wait([work_task, gone_task], return_when=asyncio.FIRST_COMPLETED)
+        if not work_task.done():
+            raise RequestError("the client has gone")
+        return work_task.result()
+    finally:
+        work_task.cancel()
+        gone_task.cancel()
+        await asyncio.gather(work_task, gone_task, return_exceptions=True)
 
 
 def visitor_of(address: str) -> str:

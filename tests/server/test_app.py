@@ -198,6 +198,23 @@ async def test_the_metrics_are_prometheus_text(assets: Path) -> None:
         assert "engine_ready 0.0" in text
 
 
+async def test_an_offer_whose_viewer_does_not_wait_for_the_answer_gives_its_place_back(assets: Path) -> None:
+    async with served(assets) as s, viewer() as peer:
+        s.engine.open_gate.clear()
+        to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        to_app.put_nowait({"type": "http.request", "body": json.dumps(offer_of(peer)).encode(), "more_body": False})
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/offer", "query_string": b"", "headers": headers}
+        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        offering = asyncio.create_task(s.app(scope, to_app.get, sent.put))
+        while (await s.client.get("/api/info")).json()["sessions"]["active"] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        to_app.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(offering, 10)
+        assert (await s.client.get("/api/info")).json()["sessions"]["active"] == 0
+        assert s.engine.num_open == 0
+
+
 async def test_every_answer_has_the_security_headers(assets: Path) -> None:
     async with served(assets) as s:
         for path in ("/", "/api/info", "/nowhere"):
