@@ -29,7 +29,7 @@ from pipeline.motion import MotionPlanner
 from pipeline.schedule import EMBEDDED_STEPS, make_schedule
 from pipeline.weights.embedded_files import EmbeddedFiles
 from pipeline.worker.model import StageMarks, WarmTimes
-from pipeline.worker.pace import Leeway, Load, settle
+from pipeline.worker.pace import Leeway, Load, choose_precision, settle
 from pipeline.worker.pictures import portrait_tensor
 from pipeline.worker.timing import time_windows
 
@@ -93,7 +93,7 @@ class EmbeddedModel:
         return self._notes
 
     def warm_up(self) -> WarmTimes:
-        """Time windows in both precisions, keep the faster, and make them lighter until the pace holds.
+        """Time windows in both precisions, keep one, and make them lighter until the pace holds.
 
         Returns:
             90th percentiles over a few windows.
@@ -105,7 +105,7 @@ class EmbeddedModel:
         for name, dtype in candidates.items():
             self._use(dtype)
             timed[name] = self._time_windows()
-        chosen = min(timed, key=lambda name: timed[name].window_s)
+        chosen = choose_precision(timed)
         self._use(candidates[chosen])
         measured = ", ".join(f"{name} {1000 * timed[name].window_s:.0f} ms" for name in timed)
         self._notes = (NOTE_DOMAIN, f"precision {chosen} ({measured} per window)")

@@ -6,12 +6,15 @@ then denoising steps, then picture size (with all steps again).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.worker.model import WarmTimes
 
-__all__ = ["Leeway", "Load", "lighter_loads", "settle"]
+__all__ = ["Leeway", "Load", "choose_precision", "lighter_loads", "settle"]
+
+BF16_GAIN = 1.3
+"""How many times as fast bf16 has to be: where both are near, chance would choose the pictures anew at every start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,20 @@ class Leeway:
     """Steps that have to stay."""
     smaller_px: Sequence[tuple[int, int]]
     """Smaller pictures, height and width, the largest first."""
+
+
+def choose_precision(timed: Mapping[str, WarmTimes]) -> str:
+    """Choose the arithmetic: bf16 where it is clearly faster, fp32 otherwise.
+
+    Args:
+        timed: What a window takes in "fp32", in "bf16", or in both.
+
+    Returns:
+        One of them.
+    """
+    if len(timed) == 1:
+        return next(iter(timed))
+    return "bf16" if timed["fp32"].window_s > BF16_GAIN * timed["bf16"].window_s else "fp32"
 
 
 def lighter_loads(load: Load, leeway: Leeway) -> Iterator[Load]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.worker.model import WarmTimes
-from pipeline.worker.pace import Leeway, Load, lighter_loads, settle
+from pipeline.worker.pace import Leeway, Load, choose_precision, lighter_loads, settle
 
 pytestmark = pytest.mark.unit
 
@@ -81,6 +81,22 @@ def test_threads_that_the_user_has_set_stay(most_threads: int) -> None:
     load, _, threads = settled(9.0, 1.8, replace(LEEWAY, most_threads=most_threads))
     assert load == (1, 2, 288)
     assert set(threads) == {1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"fp32": 0.532, "bf16": 0.213}, "bf16"),
+        ({"fp32": 0.300, "bf16": 0.299}, "fp32"),
+        ({"fp32": 0.300, "bf16": 0.240}, "fp32"),
+        ({"fp32": 0.300, "bf16": 0.900}, "fp32"),
+        ({"fp32": 0.300}, "fp32"),
+        ({"bf16": 0.300}, "bf16"),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_clearly_faster_or_asked_for(seconds: dict[str, float], expected: str) -> None:
+    timed = {name: WarmTimes(window_s=window_s, start_s=0.1) for name, window_s in seconds.items()}
+    assert choose_precision(timed) == expected
 
 
 def test_a_load_is_told_in_words() -> None:
