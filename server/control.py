@@ -160,6 +160,7 @@ def stats_message(history: History, counters: Counters, *, gap_ms: float, silenc
         "windows": history.num_windows,
         "latency_ms": {f"p{percent}": history.latency_ms(percent) for percent in (50, 95, 99)},
         "pace_ms": {f"p{percent}": history.pace_ms(percent) for percent in (50, 99)},
+        "ttff_ms": {f"p{percent}": history.ttff_ms(percent) for percent in (50, 95)},
         "misses": dict(history.misses),
         "skipped_windows": counters.skipped_windows,
         "reduced_windows": counters.reduced_windows,

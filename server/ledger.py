@@ -120,10 +120,11 @@ def percentile(values: Iterable[float], percent: float) -> float | None:
 
 
 class History:
-    """The last 250 windows of a session, and its misses since it began. Used on the loop only."""
+    """The last 250 windows and utterances of a session, and its misses since it began. Used on the loop only."""
 
     def __init__(self) -> None:
         self._reports: deque[WindowReport] = deque(maxlen=HISTORY_WINDOWS)
+        self._ttffs_s: deque[float] = deque(maxlen=HISTORY_WINDOWS)
         self.num_windows = 0
         """Windows since the session began."""
         self.misses = dict.fromkeys(STAGES, 0)
@@ -140,6 +141,14 @@ class History:
         self.num_windows += 1
         if window.missed is not None:
             self.misses[window.missed] += 1
+
+    def add_ttff(self, ttff_s: float) -> None:
+        """Remember the time to the first frame of an utterance, in seconds."""
+        self._ttffs_s.append(ttff_s)
+
+    def ttff_ms(self, percent: float) -> float | None:
+        """Percentile of the time to the first frame, in milliseconds, or None before the first utterance."""
+        return _ms(percentile(self._ttffs_s, percent))
 
     def latency_ms(self, percent: float) -> float | None:
         """Percentile of the window latency, in milliseconds, or None before the first window."""

@@ -248,7 +248,7 @@ class Session:
             self._enter(Event.FRESH_FRAME)
             ttff_s = self._onset.show(frame, self._clock.now_s())
             if ttff_s is not None:
-                self._metrics.ttff.observe(ttff_s)
+                self.tally.first_frame(ttff_s)
 
     def underrun(self) -> None:
         """Count an underrun."""

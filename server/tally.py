@@ -30,6 +30,15 @@ class Tally:
         self.history.add(window)
         self._metrics.observe_window(window)
 
+    def first_frame(self, ttff_s: float) -> None:
+        """Count an utterance whose first frame was handed to the track.
+
+        Args:
+            ttff_s: From its first sound at the server, in seconds.
+        """
+        self.history.add_ttff(ttff_s)
+        self._metrics.ttff.observe(ttff_s)
+
     def begin_stream(self) -> None:
         """Windows come from a new stream of the engine from now on."""
         self._counted = StreamCounters()

@@ -135,6 +135,8 @@ class Report:
     latency_p99_ms: float | None = None
     latency_max_ms: float | None = None
     pace_p50_ms: float | None = None
+    ttff_p50_ms: float | None = None
+    ttff_p95_ms: float | None = None
     pace_p99_ms: float | None = None
     playout_delay_ms: int = 0
     misses: dict[str, int] = field(default_factory=dict)
@@ -273,6 +275,8 @@ class Viewer:
             latency_p99_ms=percentile(latencies, 99),
             latency_max_ms=max(latencies, default=None),
             pace_p50_ms=last.get("pace_ms", {}).get("p50"),
+            ttff_p50_ms=last.get("ttff_ms", {}).get("p50"),
+            ttff_p95_ms=last.get("ttff_ms", {}).get("p95"),
             pace_p99_ms=last.get("pace_ms", {}).get("p99"),
             playout_delay_ms=self.answer.get("playout_delay_ms", 0),
             misses=last.get("misses", {}),

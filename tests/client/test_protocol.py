@@ -74,6 +74,7 @@ def test_the_offer_is_understood() -> None:
 def test_messages_have_the_shape_of_the_examples() -> None:
     history = History()
     history.add(window())
+    history.add_ttff(0.84)
     sent = {
         "state": state_message(
             session_id="s", state=State.LIVE, epoch=0, portrait="ada", playout_delay_ms=720, engine="ready"

@@ -19,6 +19,16 @@ def test_pictures_are_counted_by_kind_and_the_portrait_before_them_is_none() -> 
     assert sent == {"still": 1.0, "rest": 2.0}
 
 
+def test_the_time_to_the_first_frame_is_counted_for_the_viewer_and_the_server() -> None:
+    metrics = Metrics()
+    tally = Tally(metrics)
+    assert tally.history.ttff_ms(50) is None
+    for ttff_s in (0.8, 0.82, 0.9):
+        tally.first_frame(ttff_s)
+    assert (tally.history.ttff_ms(50), tally.history.ttff_ms(95)) == (820.0, 900.0)
+    assert metrics.registry.get_sample_value("ttff_seconds_count") == 3.0
+
+
 def test_what_goes_wrong_is_counted_for_the_viewer_and_the_server() -> None:
     metrics = Metrics()
     tally = Tally(metrics)
