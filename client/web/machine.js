@@ -33,6 +33,8 @@
  * @typedef {{type: string, [key: string]: any}} Event
  */
 
+/** Why a server that says when to come again is waited for, by its code. @type {Record<string, WaitReason>} */
+const WAIT_REASONS = { session_limit_reached: "busy", answer_timeout: "unreachable" };
 export const FIRST_BACKOFF_MS = 500;
 export const LONGEST_BACKOFF_MS = 10_000;
 
@@ -149,7 +151,7 @@ const HANDLERS = {
       return fail(state, { code: event.code, detail: event.detail });
     }
     if (event.status === 503) {
-      const reason = event.code === "session_limit_reached" ? "busy" : "engine";
+      const reason = WAIT_REASONS[event.code] ?? "engine";
       return wait(state, reason, (event.retryAfterS ?? 5) * 1000, nowMs);
     }
     return wait(state, "unreachable", backoffMs(state.failures, event.random), nowMs);

@@ -56,6 +56,7 @@ test("An engine that is not ready is waited for with its own reason.", () => {
   const { state } = run([START, { type: "source_ready" }, refused]);
   assert.equal(state.reason, "engine");
   assert.equal(state.retryAtMs, 1000 + 5000);
+  assert.equal(run([START, { type: "source_ready" }, { ...refused, code: "answer_timeout" }]).state.reason, "unreachable");
 });
 
 test("A refusal that waiting cannot cure fails with the server's words.", () => {
