@@ -162,6 +162,8 @@ def serve(
         if port is not None:
             overrides.append(f"server.port={port}")
         settings = _load(config, overrides)
+        if prompt is not None and settings.engine.name != "large":
+            raise ConfigError("--prompt", prompt, "only the large engine reads a prompt")
         from server.main import run
 
         raise typer.Exit(run(settings, announce=typer.echo))

@@ -113,6 +113,11 @@ def test_what_the_embedded_engine_cannot_ends_with_2_before_it_is_started(
     assert_one_line(visavis("render", *files, "--set", f"engine.weights_dir={tmp_path}", *options), 2, pattern)
 
 
+def test_a_server_whose_engine_reads_no_prompt_refuses_one() -> None:
+    result = visavis("serve", "--port", "0", "--prompt", "smile")
+    assert_one_line(result, 2, "--prompt is 'smile', but only the large engine reads a prompt")
+
+
 def test_only_so_many_clips_are_made_and_the_engine_s_notes_are_told(tmp_path: Path, image: Path) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
