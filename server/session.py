@@ -310,8 +310,8 @@ class Session:
         reasons = {
             self._closing: "it was closed",
             peer.closed: "the peer is gone",
-            self.video.stopped: "its pictures cannot be sent any more",
-            self.audio.stopped: "its sound cannot be sent any more",
+            self.video.stopped: "the peer left, or its pictures could not be encoded",
+            self.audio.stopped: "the peer left, or its sound could not be encoded",
         }
         await wait_for_one(*reasons)
         raise _Ended(next(reason for event, reason in reasons.items() if event.is_set()))
