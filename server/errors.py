@@ -170,7 +170,7 @@ class EngineNotReady(SessionError):
 
 
 class AnswerTimeout(SessionError):
-    """An offer was not answered in time, which is no fault of it.
+    """A request was not answered in time, which is no fault of it.
 
     Args:
         timeout_s: The time.

@@ -2,7 +2,8 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from server.channel import ControlChannel
 from server.config import ServerConfig
 from server.control import problem_message
 from server.engine import WatchedEngine
-from server.errors import NotFound, RequestError, reply_for
+from server.errors import AnswerTimeout, NotFound, RequestError, reply_for
 from server.hosts import Hosts
 from server.metrics import Metrics
 from server.portraits import PortraitStore
@@ -135,7 +136,7 @@ class Routes:
         """Take an image file."""
         require_type(request, IMAGE_TYPES)
         size = self._sessions.require_frame_size()
-        async with self._upload_places:
+        async with self._upload_place():
             data = await read_body(
                 request,
                 what="portrait",
@@ -149,6 +150,20 @@ class Routes:
                 shown=lambda: self._sessions.shown_portraits,
             )
         return JSONResponse(portrait.detail, status_code=201)
+
+    @asynccontextmanager
+    async def _upload_place(self) -> AsyncIterator[None]:
+        """Wait for one of the few places, no longer than for a body."""
+        timeout_s = self._config.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._upload_places.acquire()
+        except TimeoutError as exc:
+            raise AnswerTimeout(timeout_s) from exc
+        try:
+            yield
+        finally:
+            self._upload_places.release()
 
     async def portrait_png(self, request: Request, portrait_id: str) -> Response:
         """The picture of a portrait, cut to the engine's frame."""

@@ -236,6 +236,7 @@ export class UploadDialog {
 /** @param {unknown} error @returns {string} */
 export function uploadProblem(error) {
   if (error instanceof ApiError && error.code === "upload_limit_reached") return words.upload.full;
+  if (error instanceof ApiError && error.code === "answer_timeout") return words.upload.busy;
   if (error instanceof ApiError && error.status === 503) return words.upload.notReady;
   if (error instanceof ApiError && error.status > 0) return words.upload.refused(error.message);
   return words.upload.unreachable;

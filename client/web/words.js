@@ -74,6 +74,7 @@ export const words = {
     saving: "Cutting the picture …",
     refused: (/** @type {string} */ message) => `The server cannot use this picture: ${message}.`,
     full: "The server has no room for another picture: all that it keeps are being shown. Try again in a while.",
+    busy: "The server is busy with other pictures. Try again in a moment.",
     notReady: "The engine is still starting. Try again in a moment.",
     unreachable: "The server did not answer. Is it still running?",
     noFace: "No face was found by itself. Move and zoom the frame: eyes a little above the middle, chin and shoulders inside.",

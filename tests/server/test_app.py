@@ -293,6 +293,22 @@ async def test_only_so_many_uploads_are_taken_in_at_once_and_the_others_wait(ass
         assert [(await upload).status_code for upload in uploads] == [201] * 7
 
 
+async def test_an_upload_that_waits_for_too_long_is_told_to_come_again(assets: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with served(assets, body_timeout_s=0.05) as s:
+        headers = {"Content-Type": "image/png"}
+        # Where the first give up as the second time out, these may take their places; the third find none.
+        uploads = [s.client.post("/api/portraits", content=body(), headers=headers) for _ in range(3 * UPLOADS_AT_ONCE)]
+        answers = await asyncio.gather(*uploads)
+    assert [answer.status_code for answer in answers[:UPLOADS_AT_ONCE]] == [400] * UPLOADS_AT_ONCE
+    for answer in answers[2 * UPLOADS_AT_ONCE :]:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "answer_timeout")
+        assert answer.headers["retry-after"] == "5"
+
+
 async def test_the_sample_is_served_where_there_is_one(assets: Path) -> None:
     async with served(assets) as s:
         assert (await s.client.get("/api/sample.wav")).content == b"RIFF"
