@@ -199,7 +199,7 @@ def load_portrait(source: bytes | Path, *, is_plain: bool = False) -> PortraitSo
     Args:
         source: The content of an image file, or its path.
         is_plain: Whether it is read as the published code does it instead: the stored pixels at their full size, with
-            rotation, colour profile and transparency left out.
+            rotation, colour profile and transparency left out (only TIFF is turned upright, there as here by Pillow).
 
     Returns:
         The portrait.
@@ -255,6 +255,9 @@ def _check_size(what: str, image: Image.Image) -> None:
 
 def _decode(image: Image.Image) -> PortraitSource:
     """Decode, reduce, turn upright and convert to sRGB."""
+    if image.format == "TIFF":
+        # Pillow turns these upright itself: after that they have their size, and no orientation.
+        image.load()
     width_px, height_px = image.size
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     factor = min(1.0, KEPT_SIDE_PX / max(image.size))
