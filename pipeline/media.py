@@ -407,6 +407,8 @@ class MovieWriter:
         """
         for part in self._converter.push(frame):
             part.pts = None
+            # What needed no conversion still counts time as its file does; the fifo refuses another count.
+            part.time_base = Fraction(1, part.sample_rate)
             self._fifo.write(part)
         # The encoder takes a shorter frame for the last one.
         for part in self._fifo.read_many(AAC_FRAME_SAMPLES, partial=frame is None):
