@@ -215,6 +215,8 @@ def load_portrait(source: bytes | Path, *, is_plain: bool = False) -> PortraitSo
         num_pixels = re.search(r"\d+", str(exc))
         shown = f"{int(num_pixels[0]) / 1e6:.0f} megapixels large" if num_pixels else "larger"
         raise _too_many_pixels(what, shown) from exc
+    except MemoryError:  # the machine's fault
+        raise
     except Exception as exc:  # Pillow's readers raise nearly anything on odd files
         kinds = "it has to be a JPEG, PNG, WebP, GIF, BMP or TIFF image"
         raise MediaError(what, f"{len(data)} bytes of something else", kinds) from exc
@@ -222,6 +224,8 @@ def load_portrait(source: bytes | Path, *, is_plain: bool = False) -> PortraitSo
         _check_size(what, image)
         try:
             return _decode_plain(image) if is_plain else _decode(image)
+        except MemoryError:  # as above
+            raise
         except Exception as exc:  # as above
             raise MediaError(what, f"a damaged {image.format} file ({exc})", "it has to decode completely") from exc
 

@@ -209,7 +209,7 @@ def _read_mask(path: Path, *, height_px: int, width_px: int) -> Masks:
                 size_rule = f"it has to be as large as the portrait, {width_px}x{height_px} px"
                 raise ConfigError(what, f"{image.width}x{image.height} px", size_rule)
             return _grey(image) >= WHITE
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except Exception as exc:  # Pillow's readers raise nearly anything on odd files
         raise MediaError(what, "damaged or something else", rule) from exc

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from pipeline.errors import MediaError
 from pipeline.geometry import place_exact
@@ -202,6 +202,20 @@ def test_entries_of_an_odd_type_never_escape_as_another_error(entry: int, kind: 
     data[directory + 2 + 12 * entry + 2] = kind
     with contextlib.suppress(MediaError):
         assert load_portrait(bytes(data)).width_px > 0
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Image, "open"), (ImageFile.ImageFile, "load")])
+def test_a_machine_short_of_memory_does_not_blame_the_picture(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    data = encoded(halves(), "JPEG")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(MemoryError):
+        load_portrait(data)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

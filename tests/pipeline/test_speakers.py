@@ -182,6 +182,18 @@ def test_files_that_are_no_masks_are_refused(tmp_path: Path) -> None:
         draw(tmp_path / "half.png", (0, 0, 10, 10))
 
 
+def test_a_machine_short_of_memory_does_not_blame_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mask.png"
+    Image.new("L", (8, 8), 255).save(path)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        draw_masks([path, path], height_px=8, width_px=8)
+
+
 def test_speakers_whom_no_token_would_hear_are_refused() -> None:
     with pytest.raises(ConfigError, match="region of speaker 2 .* at least one of the frame's 10x6 tokens"):
         to_tokens(draw((0, 0, 64, 64), (96, 0, 100, 4)), WHOLE, token_rows=6, token_columns=10)
