@@ -30,7 +30,8 @@ def time_windows(
         model: Set up as it is to be timed.
         num_warm: Windows made before, which do not count.
         num_timed: Windows timed.
-        longest_s: After this time no other window is begun, and the last one counts where none was timed.
+        longest_s: After this time no window is timed but a first one; and where even getting there would take as long
+            again, by the latest window, that one counts.
         now_s: The clock.
 
     Returns:
@@ -43,7 +44,10 @@ def time_windows(
     begun = now_s()
     for window in range(num_warm + num_timed):
         if times and now_s() - begun > longest_s:
-            break
+            # Cold windows tell nothing of warm ones, but there may be no time to get warm.
+            rest_s = times[-1].window_s * (num_warm + 1 - window)
+            if window > num_warm or rest_s > longest_s:
+                break
         pcm = (2000 * rng.standard_normal(WINDOW_SAMPLES + model.right_context_samples)).astype(np.int16)
         started = now_s()
         batches = [

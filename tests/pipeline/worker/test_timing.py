@@ -64,7 +64,7 @@ def test_one_slow_window_of_ten_is_left_out_of_account() -> None:
 
 @pytest.mark.parametrize(
     ("longest_s", "num_made", "window_s"),
-    [(0.1, 1, 30.0), (35.0, 2, 20.0), (45.0, 2, 20.0), (79.0, 5, 10.0), (1000, 9, 10.0)],
+    [(0.1, 1, 30.0), (18.0, 1, 30.0), (25.0, 1, 30.0), (35.0, 3, 10.0), (79.0, 5, 10.0), (1000, 9, 10.0)],
 )
 def test_a_slow_model_is_timed_by_fewer_windows_but_by_one_at_least(
     longest_s: float, num_made: int, window_s: float
@@ -74,3 +74,10 @@ def test_a_slow_model_is_timed_by_fewer_windows_but_by_one_at_least(
     times = time_windows(model, num_warm=2, num_timed=7, longest_s=longest_s, now_s=model.now_s)
     assert model.num_made == num_made
     assert times.window_s == pytest.approx(window_s)
+
+
+def test_a_cold_window_that_takes_all_the_time_does_not_count_where_the_rest_is_quick() -> None:
+    model = VirtualModel([5.0, 2.0, 0.4])
+    times = time_windows(model, num_warm=3, num_timed=8, longest_s=6.0, now_s=model.now_s)
+    assert model.num_made == 4
+    assert times.window_s == pytest.approx(0.4)
