@@ -42,12 +42,22 @@ class _Impatient(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for the client."""
         super().pause_writing()
-        self._send_timer = self.loop.call_later(self.send_timeout_s, self.transport.abort)
+        self._wait_for_client()
 
     def resume_writing(self) -> None:
         """Stop waiting: it has taken everything."""
         self._stop_sending()
         super().resume_writing()
+
+    def _wait_for_client(self) -> None:
+        num_left = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.send_timeout_s, self._hang_up_unless_less, num_left)
+
+    def _hang_up_unless_less(self, num_before: int) -> None:
+        if self.transport.get_write_buffer_size() < num_before:
+            self._wait_for_client()
+        else:
+            self.transport.abort()
 
     def _stop_sending(self) -> None:
         if self._send_timer is not None:
@@ -145,7 +155,7 @@ def bounded_http(*, head_timeout_s: float, send_timeout_s: float) -> type[asynci
 
     Args:
         head_timeout_s: Until the head of a request has to be there, from the connection or from its first byte on.
-        send_timeout_s: Until the client has to have taken what it is sent.
+        send_timeout_s: Until the client has to have taken some of what it is sent.
 
     Returns:
         What `uvicorn.Config` takes as `http`.
@@ -158,7 +168,7 @@ def bounded_websocket(*, send_timeout_s: float) -> type[asyncio.Protocol]:
     """Make the protocol class for uvicorn.
 
     Args:
-        send_timeout_s: Until the client has to have taken what it is sent.
+        send_timeout_s: Until the client has to have taken some of what it is sent.
 
     Returns:
         What `uvicorn.Config` takes as `ws`.
