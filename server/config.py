@@ -26,6 +26,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+_ICE_URL = re.compile(r"(stuns?|turns?):[^?:\s]+(?::(\d{1,5}))?(?:\?transport=(udp|tcp))?")
+_ICE_TRANSPORTS = {"turn": ("udp", "tcp"), "turns": ("tcp",)}
+_LAST_PORT = 65_535
+
+
 class IceServer(_Section):
     """A STUN or TURN server that both sides may use to find a path through a NAT."""
 
@@ -40,7 +45,10 @@ class IceServer(_Section):
     @classmethod
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            if not re.fullmatch(r"(stuns?|turns?):[^?:\s]+(:\d{1,5})?(\?transport=(udp|tcp))?", url):
+            match = _ICE_URL.fullmatch(url)
+            scheme, port, transport = match.groups() if match else ("", None, None)
+            is_known = transport is None or transport in _ICE_TRANSPORTS.get(scheme, ())
+            if match is None or not is_known or int(port or 0) > _LAST_PORT:
                 raise ValueError(f"{url!r} has to look like stun:host:port or turn:host:port?transport=udp")
         return urls
 
@@ -120,7 +128,7 @@ class ServerConfig(_Section):
     body_timeout_s: Seconds = 30.0
     """Until a request body has to have arrived."""
     send_timeout_s: Seconds = 30.0
-    """Until a client has to have taken what it is sent; one that reads nothing any more is hung up on."""
+    """Until a client has to have taken some of what it is sent; one that reads nothing any more is hung up on."""
     encode_threads: int = Field(default=4, ge=1, le=256)
     """Threads that encode sound and pictures."""
     image_threads: int = Field(default=1, ge=1, le=64)

@@ -53,6 +53,9 @@ def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
         ("server.max_sessions=3", "server.max_sessions is 3, but it has to be at most engine.max_streams"),
         ('server.allowed_hosts=["https://a.example"]', "'https://a.example' has to be a name without scheme and port"),
         ('server.ice_servers=[{urls: ["turn:t.example:x"]}]', "'turn:t.example:x' has to look like stun:host:port"),
+        ('server.ice_servers=[{urls: ["turn:t.example:70000"]}]', "'turn:t.example:70000' has to look like"),
+        ('server.ice_servers=[{urls: ["stun:t.example?transport=udp"]}]', "'stun:t.example?transport=udp' has to look"),
+        ('server.ice_servers=[{urls: ["turns:t.example?transport=udp"]}]', "'turns:t.example?transport=udp' has to"),
         ("server.session.video_max_bps=100000", "video_min_bps is 400000, but it has to be at most video_max_bps"),
     ],
 )
