@@ -120,9 +120,9 @@ def _check_bundle(description: SessionDescription) -> None:
     mids = [media.rtp.muxId for media in description.media]
     if not all(mids) or len(set(mids)) != len(mids):
         raise SignalingError("every section needs a mid of its own")
-    bundled = {str(item) for group in description.group if group.semantic == "BUNDLE" for item in group.items}
-    if not bundled.issuperset(mids):
-        raise SignalingError("all sections have to be in one BUNDLE group")
+    bundles = [group.items for group in description.group if group.semantic == "BUNDLE"]
+    if len(bundles) != 1 or sorted(map(str, bundles[0])) != sorted(mids):
+        raise SignalingError("all sections, and nothing else, have to be in one BUNDLE group")
 
 
 def _check_media(media: MediaDescription) -> None:

@@ -67,6 +67,8 @@ def test_the_end_of_the_candidates_is_left_out() -> None:
         ("a=mid:1", "a=mid:0", "mid of its own"),
         ("a=mid:1\r\n", "", "mid of its own"),
         ("BUNDLE 0 1", "BUNDLE 0", "BUNDLE"),
+        ("BUNDLE 0 1", "BUNDLE x 0 1", "BUNDLE"),
+        ("a=group:BUNDLE 0 1", "a=group:BUNDLE 0 1\r\na=group:BUNDLE 0 1", "BUNDLE"),
         ("a=recvonly\r\n", "", "no direction"),
         ("m=video 9", "m=video 0", "port 0"),
         (
