@@ -6,8 +6,10 @@ queue.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -87,6 +89,7 @@ class Peer:
     def __init__(self, connection: RTCPeerConnection, *, close_timeout_s: float) -> None:
         self._connection = connection
         self._close_timeout_s = close_timeout_s
+        self._closing: asyncio.Future[None] | None = None
         self.answer_sdp = ""
         """The answer, with all candidates."""
         self.connected = asyncio.Event()
@@ -131,7 +134,9 @@ class Peer:
             try:
                 await peer._negotiate(sdp, config, video, audio, sink)
             except BaseException:
-                await peer.aclose()
+                # aiortc may stumble over what it has half set up; the first error is the one that counts.
+                with contextlib.suppress(Exception):
+                    await peer.aclose()
                 raise
             return peer
 
@@ -168,7 +173,7 @@ class Peer:
                 install_encoder(
                     transceiver.sender, mime_type, min_bps=config.video_min_bps, max_bps=config.video_max_bps
                 )
-        await connection.setLocalDescription(await connection.createAnswer())
+        await _finished(connection.setLocalDescription(await connection.createAnswer()))
         self.answer_sdp = connection.localDescription.sdp
 
     async def _apply_offer(self, sdp: str) -> None:
@@ -189,12 +194,16 @@ class Peer:
 
     async def aclose(self) -> None:
         """Close the connection; a second call does nothing."""
+        # Not cancelled when it takes too long: aiortc could not be closed a second time.
+        self._closing = asyncio.ensure_future(self._connection.close())
         try:
-            async with asyncio.timeout(self._close_timeout_s):
-                await self._connection.close()
-        except TimeoutError:
-            logger.warning("a peer connection did not close within %g s", self._close_timeout_s)
-        self.closed.set()
+            done, _ = await asyncio.wait([self._closing], timeout=self._close_timeout_s)
+            if not done:
+                logger.warning("a peer connection did not close within %g s", self._close_timeout_s)
+            for closing in done:
+                closing.result()
+        finally:
+            self.closed.set()
 
     def _note_state(self) -> None:
         state = self._connection.connectionState
@@ -202,6 +211,18 @@ class Peer:
             self.connected.set()
         elif state in ("failed", "closed"):
             self.closed.set()
+
+
+async def _finished(gathering: Coroutine[Any, Any, None]) -> None:
+    """Gather candidates to the end, for which ICE gives itself 5 s: an allocation at a TURN server that is given up on
+    the way would be renewed for ever.
+    """
+    task = asyncio.ensure_future(gathering)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _configuration(ice_servers: Sequence[IceServer]) -> RTCConfiguration:

@@ -185,14 +185,46 @@ async def test_a_viewer_whose_names_cannot_be_looked_up_connects_all_the_same() 
 
 
 async def test_a_connection_that_does_not_close_is_left_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+    may_end, has_ended = asyncio.Event(), asyncio.Event()
+
     class Stuck(RTCPeerConnection):
         async def close(self) -> None:
-            await asyncio.Event().wait()
+            await may_end.wait()
+            has_ended.set()
 
     peer = Peer(Stuck(RTCConfiguration(iceServers=[])), close_timeout_s=0.01)
     await asyncio.wait_for(peer.aclose(), 5)
     assert peer.closed.is_set()
     assert caplog.messages == ["a peer connection did not close within 0.01 s"]
+    may_end.set()
+    await asyncio.wait_for(has_ended.wait(), 5)
+
+
+async def test_candidates_that_are_being_gathered_are_there_before_the_connection_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An allocation at a TURN server that nobody knows of would be renewed for ever."""
+    begun, may_end, done = asyncio.Event(), asyncio.Event(), []
+
+    class Slow(RTCPeerConnection):
+        async def setLocalDescription(self, sessionDescription: RTCSessionDescription) -> None:  # noqa: N802, N803
+            begun.set()
+            await may_end.wait()
+            done.append("gathered")
+
+        async def close(self) -> None:
+            done.append("closed")
+            await super().close()
+
+    sdp = await offer()
+    monkeypatch.setattr("server.peer.RTCPeerConnection", Slow)
+    accepting = asyncio.create_task(refusal(sdp))
+    await asyncio.wait_for(begun.wait(), 5)
+    accepting.cancel()
+    await asyncio.wait([accepting], timeout=0.01)
+    may_end.set()
+    await asyncio.wait([accepting], timeout=5)
+    assert done == ["gathered", "closed"]
 
 
 async def offer() -> str:
