@@ -47,7 +47,7 @@ def run_pytest(folder: Path) -> str:
     shutil.copy(Path(__file__).parent / "conftest.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nmarkers =\n    unit\n    contract\n")
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-rA", "--color=no", "-p", "no:cacheprovider", str(folder)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -300,13 +300,14 @@ async def test_an_upload_that_waits_for_too_long_is_told_to_come_again(assets: P
 
     async with served(assets, body_timeout_s=0.05) as s:
         headers = {"Content-Type": "image/png"}
-        # Where the first give up as the second time out, these may take their places; the third find none.
         uploads = [s.client.post("/api/portraits", content=body(), headers=headers) for _ in range(3 * UPLOADS_AT_ONCE)]
         answers = await asyncio.gather(*uploads)
-    assert [answer.status_code for answer in answers[:UPLOADS_AT_ONCE]] == [400] * UPLOADS_AT_ONCE
-    for answer in answers[2 * UPLOADS_AT_ONCE :]:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "answer_timeout")
-        assert answer.headers["retry-after"] == "5"
+    # Those that have a place give up at the same moment as those that wait, so the first of these may still get one.
+    told = [answer for answer in answers if answer.status_code == 503]
+    assert len(told) >= UPLOADS_AT_ONCE
+    assert {answer.status_code for answer in answers} == {400, 503}
+    assert {answer.json()["error"]["code"] for answer in told} == {"answer_timeout"}
+    assert {answer.headers["retry-after"] for answer in told} == {"5"}
 
 
 async def test_the_sample_is_served_where_there_is_one(assets: Path) -> None:
