@@ -1,8 +1,8 @@
 /** The server's HTTP side; the contract is client/PROTOCOL.md. */
 
 const LIMIT_MS = 15_000;
-/** A picture of 20 MB takes its time on the way up; the server waits for 30 s itself. */
-const UPLOAD_LIMIT_MS = 45_000;
+/** A picture of 20 MB takes its time on the way up: the server gives it 30 s, and 30 s before that to the ones in front. */
+const UPLOAD_LIMIT_MS = 75_000;
 /** An engine that takes a prompt reads it, and the portrait, before it answers; the server gives it 180 s. */
 const PROMPT_LIMIT_MS = 190_000;
 
@@ -32,6 +32,7 @@ export class ApiError extends Error {
  */
 async function request(path, options = {}, limitMs = LIMIT_MS) {
   const abort = new AbortController();
+  options.signal?.addEventListener("abort", () => abort.abort());
   const timer = setTimeout(() => abort.abort(), limitMs);
   try {
     const response = await fetch(path, { ...options, signal: abort.signal });
@@ -103,11 +104,12 @@ export const getSample = async () => (await request("/api/sample.wav")).arrayBuf
 
 /**
  * @param {{params?: {prompt?: string}, [key: string]: unknown}} offer
+ * @param {AbortSignal} signal Hangs up: the server then opens no session.
  * @returns {Promise<{sdp: string, type: "answer", session: string, control: string, playout_delay_ms: number}>}
  */
-export async function postOffer(offer) {
+export async function postOffer(offer, signal) {
   const limitMs = offer.params?.prompt ? PROMPT_LIMIT_MS : LIMIT_MS;
-  return (await request("/offer", json("POST", offer), limitMs)).json();
+  return (await request("/offer", { ...json("POST", offer), signal }, limitMs)).json();
 }
 
 /** Ends a session; also works while the page is being closed. @param {string} session */

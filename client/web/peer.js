@@ -37,6 +37,7 @@ export class Peer {
   constructor(track, iceServers, handlers) {
     this.handlers = handlers;
     this.isClosed = false;
+    this.offering = new AbortController();
     /** @type {string|null} */
     this.session = null;
     /** @type {WebSocket|null} */
@@ -60,7 +61,7 @@ export class Peer {
       await this.#gathered();
       if (this.isClosed) return;
       const local = /** @type {RTCSessionDescription} */ (this.connection.localDescription);
-      const answer = await postOffer({ sdp: local.sdp, type: local.type, ...request });
+      const answer = await postOffer({ sdp: local.sdp, type: local.type, ...request }, this.offering.signal);
       if (this.isClosed) return deleteSession(answer.session);
       this.session = answer.session;
       this.control = answer.control;
@@ -96,6 +97,7 @@ export class Peer {
     if (this.isClosed) return;
     this.isClosed = true;
     this.timers.forEach(clearTimeout);
+    this.offering.abort();
     this.socket?.close();
     this.connection.close();
     if (this.session) deleteSession(this.session);

@@ -4,8 +4,8 @@ import { getSample } from "./api.js";
 
 /** Silence between two rounds of the sample, so that the resting face can be seen too. */
 const SAMPLE_PAUSE_S = 2.5;
-/** How long the sound of the page may take to run; without a sound device Firefox never runs it. */
-const RUNNING_LIMIT_MS = 3_000;
+/** How long the sound of the page may take to run: a wireless device wakes slowly, and without any Firefox never runs it. */
+const RUNNING_LIMIT_MS = 8_000;
 
 /**
  * @typedef {object} Voice
@@ -102,8 +102,17 @@ function createSource(audio, stream) {
 
 /** @param {AudioContext} audio @throws {VoiceError} It does not run. */
 async function running(audio) {
-  const late = new Promise((resolve) => setTimeout(resolve, RUNNING_LIMIT_MS));
-  await Promise.race([audio.resume(), late]).catch(() => {});
+  const waiting = new AbortController();
+  const { signal } = waiting;
+  const timer = setTimeout(() => waiting.abort(), RUNNING_LIMIT_MS);
+  await new Promise((resolve) => {
+    const look = () => audio.state === "running" && resolve(undefined);
+    audio.addEventListener("statechange", look, { signal });
+    signal.addEventListener("abort", resolve);
+    look();
+  });
+  clearTimeout(timer);
+  waiting.abort();
   if (audio.state !== "running") throw new VoiceError("sample_unheard");
 }
 

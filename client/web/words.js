@@ -115,8 +115,8 @@ export const words = {
       text: "The server did not deliver it, or the browser cannot play it. Your microphone will do.",
     },
     sample_unheard: {
-      title: "No sound device found",
-      text: "Without one, this browser plays nothing, the sample voice neither. Plug in headphones, or use your microphone.",
+      title: "This browser plays no sound",
+      text: "So the sample voice cannot speak. Plug in headphones or a loudspeaker and try again, or use your microphone.",
     },
     upload_limit_reached: {
       title: "The server has no room for your picture",
