@@ -135,8 +135,8 @@ class EngineConfig(BaseModel):
     """CPU threads of the worker's arithmetic; null: half of the cores, 6 at most, and more where the pace needs it; the
     large engine on a CPU takes all cores."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the networks; auto measures both at start, and takes bf16 where it is clearly faster; the large
-    engine takes bf16."""
+    """Arithmetic of the networks; auto measures both at start, and takes bf16 where it is clearly faster, or faster and
+    fp32 is too slow for live; the large engine takes bf16."""
     keeps_pace: bool = True
     """Whether the embedded engine makes less where the machine is too slow for live: fewer steps, then smaller
     pictures. `visavis render` has the time and never does.

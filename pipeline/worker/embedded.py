@@ -105,7 +105,7 @@ class EmbeddedModel:
         for name, dtype in candidates.items():
             self._use(dtype)
             timed[name] = self._time_windows()
-        chosen = choose_precision(timed)
+        chosen = choose_precision(timed, limit_s=self._pace_s)
         self._use(candidates[chosen])
         measured = ", ".join(f"{name} {1000 * timed[name].window_s:.0f} ms" for name in timed)
         self._notes = (NOTE_DOMAIN, f"precision {chosen} ({measured} per window)")

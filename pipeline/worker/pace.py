@@ -44,18 +44,20 @@ class Leeway:
     """Smaller pictures, height and width, the largest first."""
 
 
-def choose_precision(timed: Mapping[str, WarmTimes]) -> str:
-    """Choose the arithmetic: bf16 where it is clearly faster, fp32 otherwise.
+def choose_precision(timed: Mapping[str, WarmTimes], *, limit_s: float) -> str:
+    """Choose the arithmetic: bf16 where it is clearly faster, or faster and fp32 is too slow; fp32 otherwise.
 
     Args:
         timed: What a window takes in "fp32", in "bf16", or in both.
+        limit_s: What a window may take.
 
     Returns:
         One of them.
     """
     if len(timed) == 1:
         return next(iter(timed))
-    return "bf16" if timed["fp32"].window_s > BF16_GAIN * timed["bf16"].window_s else "fp32"
+    gain = 1 if timed["fp32"].window_s > limit_s else BF16_GAIN
+    return "bf16" if timed["fp32"].window_s > gain * timed["bf16"].window_s else "fp32"
 
 
 def lighter_loads(load: Load, leeway: Leeway) -> Iterator[Load]:

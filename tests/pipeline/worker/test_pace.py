@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -90,13 +91,22 @@ def test_threads_that_the_user_has_set_stay(most_threads: int) -> None:
         ({"fp32": 0.300, "bf16": 0.299}, "fp32"),
         ({"fp32": 0.300, "bf16": 0.240}, "fp32"),
         ({"fp32": 0.300, "bf16": 0.900}, "fp32"),
+        ({"fp32": 0.430, "bf16": 0.350}, "bf16"),
+        ({"fp32": 0.430, "bf16": 0.440}, "fp32"),
         ({"fp32": 0.300}, "fp32"),
         ({"bf16": 0.300}, "bf16"),
     ],
 )
-def test_bf16_is_chosen_where_it_is_clearly_faster_or_asked_for(seconds: dict[str, float], expected: str) -> None:
+def test_bf16_is_chosen_where_it_is_clearly_faster_or_needed_or_asked_for(
+    seconds: dict[str, float], expected: str
+) -> None:
     timed = {name: WarmTimes(window_s=window_s, start_s=0.1) for name, window_s in seconds.items()}
-    assert choose_precision(timed) == expected
+    assert choose_precision(timed, limit_s=0.384) == expected
+
+
+def test_a_movie_that_has_the_time_is_made_in_bf16_only_where_that_is_clearly_faster() -> None:
+    timed = {"fp32": WarmTimes(window_s=0.43, start_s=0.1), "bf16": WarmTimes(window_s=0.35, start_s=0.1)}
+    assert choose_precision(timed, limit_s=math.inf) == "fp32"
 
 
 def test_a_load_is_told_in_words() -> None:
