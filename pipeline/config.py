@@ -72,8 +72,8 @@ class LargeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """Where the networks run: cpu, cuda, cuda:1; auto takes the first GPU if there is one. On a CPU a window of the
-    published model takes many minutes: for short files only."""
+    """Where the networks run: cpu, cuda, cuda:1; auto takes the first GPU. On a CPU, which is never taken unasked, a
+    window of the published model takes many minutes: for short files only."""
     memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Memory of the device that the engine may use, in 10^9 bytes; null: all that is free when it starts."""
     height_px: FrameSide = 384

@@ -20,11 +20,10 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         find_device("cuda:99")
 
 
-def test_without_a_gpu_auto_is_the_cpu_and_the_log_says_what_it_needs(caplog: pytest.LogCaptureFixture) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    assert find_device("auto") == torch.device("cpu")
-    assert "engine.large.device=cpu" in caplog.text
+def test_without_a_gpu_auto_is_refused_and_the_error_says_how_to_have_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"engine.large.device is 'auto', but there is no GPU.*large.device=cpu"):
+        find_device("auto")
 
 
 @pytest.mark.gpu
