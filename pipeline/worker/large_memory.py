@@ -87,7 +87,10 @@ def plan_memory(
     has_pose: bool,
     dtype: torch.dtype,
 ) -> dict[str, int]:
-    """Add up what the engine needs when all its places are taken. The text encoder comes and goes and is not in it.
+    """Add up what the engine needs when all its places are taken.
+
+    The text encoder is not in it: it takes what is free beside all this. Torch keeps that memory afterwards, for what
+    this process needs next.
 
     Args:
         sizes: Of the networks.
