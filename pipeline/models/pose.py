@@ -89,7 +89,7 @@ class PoseStream:
         return latents_BCThw
 
     def skip_block(self) -> None:
-        """Let the pose of the next block go by; nothing is encoded, and nobody waits for the file."""
+        """Let the pose of the next block go by: nothing is encoded, and the file is waited for at the next block only."""
         self._pictures = self._reader.submit(self._read_after, self._pictures)
         self._num_blocks += 1
         self._state = self._vae.new_encoder_state()
@@ -98,8 +98,8 @@ class PoseStream:
             self._black_blocks.clear()
 
     def close(self) -> None:
-        """Close the film; a second call does nothing."""
-        self._reader.shutdown()
+        """Close the film, after the block that is being read at most; a second call does nothing."""
+        self._reader.shutdown(cancel_futures=True)
         self._film.close()
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -187,3 +188,15 @@ def test_a_film_that_is_damaged_where_blocks_are_skipped_is_refused_at_the_next(
             stream.skip_block()
         with pytest.raises(MediaError, match=r"video file .*pose.mp4 is damaged after"):
             stream.next_block()
+
+
+def test_a_stream_that_is_closed_does_not_read_what_was_skipped(vae: WanVAE, tmp_path: Path) -> None:
+    """The thread that reads is kept busy until the reading of the last block is called off."""
+    path = write_film(tmp_path / "pose.mp4", greys(8 * 12))
+    may_read = threading.Event()
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        stream._reader.submit(may_read.wait, 20)
+        for _ in range(3):
+            stream.skip_block()
+        stream._pictures.add_done_callback(lambda _: may_read.set())
+    assert stream._pictures.cancelled()
