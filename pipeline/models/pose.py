@@ -89,9 +89,9 @@ class PoseStream:
         return latents_BCThw
 
     def skip_block(self) -> None:
-        """Let the pose of the next block go by: nothing is encoded, and the file is waited for at the next block only."""
-        self._pictures = self._reader.submit(self._read_after, self._pictures)
+        """Let the pose of the next block go by: nothing is encoded, and the file is waited for by `next_block` only."""
         self._num_blocks += 1
+        self._pictures = self._reader.submit(self._read_after, self._pictures, self._num_blocks)
         self._state = self._vae.new_encoder_state()
         self._is_black_clip = False
         if len(self._black_blocks) < BLOCKS_PER_CLIP:
@@ -108,10 +108,14 @@ class PoseStream:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _read_after(self, skipped: Future[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
+    def _read_after(self, skipped: Future[NDArray[np.uint8] | None], block: int) -> NDArray[np.uint8] | None:
         """Read on, unless the film was found damaged before. There is one thread, so `skipped` is read."""
         skipped.result()
-        return self._film.next_block()
+        if block == self._num_blocks:
+            return self._film.next_block()
+        # It has been skipped itself by now.
+        self._film.pass_block()
+        return None
 
     def _encode(self, pictures_FHWC: NDArray[np.uint8]) -> Tensor:
         """Continue the clip, or begin one."""
@@ -134,22 +138,30 @@ class _Film:
 
     def next_block(self) -> NDArray[np.uint8] | None:
         """Read on: (F, H, W, 3), black from the end of the film on; None if nothing is left."""
-        frames = list(islice(self._frames, FRAMES_PER_BLOCK))
+        frames = [self._fit(picture) for picture in islice(self._frames, FRAMES_PER_BLOCK)]
         if not frames:
             return None
         black = np.zeros_like(frames[0])
         return np.stack(frames + [black] * (FRAMES_PER_BLOCK - len(frames)))
+
+    def pass_block(self) -> None:
+        """Read on, and fit nothing."""
+        for _ in islice(self._frames, FRAMES_PER_BLOCK):
+            pass
 
     def close(self) -> None:
         """Close the file."""
         self._frames.close()
 
     def _read(self) -> Generator[NDArray[np.uint8], None, None]:
-        place, is_first = place_exact if self._is_exact else place_cover, True
+        is_first = True
         while is_first or self._loops:
             is_first = False
             with VideoFile(self._path) as file:
-                for picture in file.counted_pictures() if self._is_exact else file.pictures():
-                    height_px, width_px, _ = picture.shape
-                    source = PortraitSource(Image.fromarray(picture), width_px=width_px, height_px=height_px)
-                    yield source.place(place(height_px, width_px, **self._sides))
+                yield from file.counted_pictures() if self._is_exact else file.pictures()
+
+    def _fit(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height_px, width_px, _ = picture.shape
+        source = PortraitSource(Image.fromarray(picture), width_px=width_px, height_px=height_px)
+        place = place_exact if self._is_exact else place_cover
+        return source.place(place(height_px, width_px, **self._sides))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import ConfigError, MediaError
-from pipeline.geometry import place_cover, place_exact
+from pipeline.geometry import Placement, place_cover, place_exact
 from pipeline.media import VideoFile
 from pipeline.models.pose import PoseStream
 from pipeline.models.wan_vae import PUBLISHED_WAN_VAE, WanVAE
@@ -200,3 +200,25 @@ def test_a_stream_that_is_closed_does_not_read_what_was_skipped(vae: WanVAE, tmp
             stream.skip_block()
         stream._pictures.add_done_callback(lambda _: may_read.set())
     assert stream._pictures.cancelled()
+
+
+def test_the_pictures_of_skipped_blocks_are_not_fitted(
+    vae: WanVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block was read ahead, and so may be the one behind the last."""
+    path = write_film(tmp_path / "pose.mp4", greys(8 * 12))
+    num_fitted, place = [0], PortraitSource.place
+
+    def count(source: PortraitSource, placement: Placement) -> np.ndarray:
+        num_fitted[0] += 1
+        return place(source, placement)
+
+    monkeypatch.setattr(PortraitSource, "place", count)
+    may_read = threading.Event()
+    with PoseStream(vae, path, height_px=HEIGHT, width_px=WIDTH) as stream:
+        stream._reader.submit(may_read.wait, 20)
+        for _ in range(5):
+            stream.skip_block()
+        may_read.set()
+        stream.next_block()
+    assert num_fitted[0] in (2 * 12, 3 * 12)
