@@ -102,17 +102,13 @@ function createSource(audio, stream) {
 
 /** @param {AudioContext} audio @throws {VoiceError} It does not run. */
 async function running(audio) {
-  const waiting = new AbortController();
-  const { signal } = waiting;
-  const timer = setTimeout(() => waiting.abort(), RUNNING_LIMIT_MS);
+  const limit = AbortSignal.timeout(RUNNING_LIMIT_MS);
   await new Promise((resolve) => {
     const look = () => audio.state === "running" && resolve(undefined);
-    audio.addEventListener("statechange", look, { signal });
-    signal.addEventListener("abort", resolve);
+    audio.addEventListener("statechange", look, { signal: limit });
+    limit.addEventListener("abort", resolve);
     look();
   });
-  clearTimeout(timer);
-  waiting.abort();
   if (audio.state !== "running") throw new VoiceError("sample_unheard");
 }
 
